@@ -1,0 +1,1 @@
+"""Reads one window of one table and writes it, masked, as plain-text CSV to `tmp/`."""

@@ -1,0 +1,1 @@
+"""Turns the raw CSV of one batch into typed, deduplicated Parquet in `final/`."""

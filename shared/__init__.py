@@ -1,0 +1,1 @@
+"""What every part stands on: the domain, the ports and their adapters."""

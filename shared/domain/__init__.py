@@ -1,0 +1,1 @@
+"""The words of Esclusa as types. Standard library only; no input or output."""

@@ -1,0 +1,307 @@
+"""The contract of a table: its columns, their types and masks, its key, cursor and schedule, frozen by version."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Self
+
+from shared.domain.windows import Schedule
+
+
+class ColumnKind(StrEnum):
+    """The types a column can have from the contract on. Anything else is rendered as text by the source."""
+
+    STRING = "string"
+    BOOLEAN = "boolean"
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    #: Exact, with precision and scale; at most 38 digits.
+    DECIMAL = "decimal"
+    DATE = "date"
+    #: Without a zone, in microseconds.
+    TIMESTAMP = "timestamp"
+    #: A moment, in UTC and microseconds.
+    TIMESTAMPTZ = "timestamptz"
+    #: JSON as text.
+    JSON = "json"
+    BINARY = "binary"
+
+
+MAX_DECIMAL_PRECISION = 38
+
+_DECIMAL = re.compile(r"decimal\((?P<precision>[0-9]{1,2}),\s*(?P<scale>[0-9]{1,2})\)")
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """A kind, and for decimals their digits."""
+
+    kind: ColumnKind
+    precision: int | None = None
+    scale: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Read a type as it stands in a source file.
+
+        >>> str(ColumnType.parse("decimal(12, 2)"))
+        'decimal(12,2)'
+
+        Raises:
+            ValueError: if it is none of the kinds, or a decimal without possible digits.
+        """
+        if match := _DECIMAL.fullmatch(text):
+            precision, scale = int(match["precision"]), int(match["scale"])
+            if not (1 <= precision <= MAX_DECIMAL_PRECISION and scale <= precision):
+                raise ValueError(f"expected decimal(1 to 38 digits, scale up to the digits), found {text!r}")
+            return cls(ColumnKind.DECIMAL, precision, scale)
+        plain = [kind for kind in ColumnKind if kind is not ColumnKind.DECIMAL]
+        if text not in plain:
+            raise ValueError(
+                f"expected one of {', '.join(plain)} or decimal(precision,scale), found {text!r}"
+            )
+        return cls(ColumnKind(text))
+
+    def __str__(self) -> str:
+        if self.kind is ColumnKind.DECIMAL:
+            return f"decimal({self.precision},{self.scale})"
+        return str(self.kind)
+
+
+STRING = ColumnType(ColumnKind.STRING)
+
+
+class MaskKind(StrEnum):
+    """What happens to a column before its first durable byte."""
+
+    #: It leaves as it is: somebody decided that it holds nothing personal.
+    KEEP = "keep"
+    #: It never leaves: somebody decided so.
+    DROP = "drop"
+    #: It never leaves: nobody has decided yet.
+    WITHHOLD = "withhold"
+    #: It leaves as a keyed pseudonym, joinable under one key and domain.
+    HMAC = "hmac"
+    #: Every value leaves as one fixed word; NULL stays NULL.
+    REDACT = "redact"
+    #: Only the last four characters leave; the others become `*`.
+    LAST4 = "last4"
+    #: Every value leaves as one given text; NULL stays NULL.
+    CONSTANT = "constant"
+
+
+class Normalization(StrEnum):
+    """How values are brought to one form before a pseudonym is made of them."""
+
+    NONE = "none"
+    #: Surrounding white space goes, letters become small.
+    EMAIL = "email"
+    #: Only digits and a leading `+` stay; a leading `00` becomes `+`.
+    PHONE = "phone"
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask and its parameters. `domain`: pseudonyms are equal for equal values of one domain only."""
+
+    kind: MaskKind
+    domain: str = ""
+    normalization: Normalization = Normalization.NONE
+    constant: str = ""
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the column is in the files at all."""
+        return self.kind not in {MaskKind.DROP, MaskKind.WITHHOLD}
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether values leave in another form than the source has them."""
+        return self.leaves and self.kind is not MaskKind.KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the contract freezes it."""
+
+    name: str
+    #: What the values are; masked columns leave as strings whatever it is.
+    type: ColumnType
+    mask: Mask
+    nullable: bool = True
+    #: The source's own word for the type, part of the schema fingerprint.
+    source_type: str = ""
+    #: For REST sources: where the value stands in a record, such as `properties.email`.
+    path: str = ""
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the column is in the files."""
+        return self.mask.leaves
+
+    @property
+    def output_type(self) -> ColumnType:
+        """The type in the files."""
+        return STRING if self.mask.changes_values else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The column that tells when a row last changed."""
+
+    column: str
+    #: The newest rows are left alone for so long, for transactions that commit late.
+    lag: timedelta
+    #: Each window is read from so much before its start; doubles are merged away by key.
+    overlap: timedelta
+
+
+class PublishMode(StrEnum):
+    """What a batch does to its target table."""
+
+    #: Every row of a batch is added.
+    APPEND = "append"
+    #: The newest version of each key stays.
+    MERGE = "merge"
+    #: The batch is the table.
+    REPLACE = "replace"
+
+
+class Target(StrEnum):
+    """What analysts get."""
+
+    #: An external table over `final/`.
+    EXTERNAL = "external"
+    #: A native table in the warehouse.
+    NATIVE = "native"
+    BOTH = "both"
+
+
+class DeleteMode(StrEnum):
+    """How rows that were deleted at the source are handled."""
+
+    #: Deletes are not looked for. A replaced table loses them by itself.
+    NONE = "none"
+    #: A column says when the row was deleted; the analysts' view hides such rows.
+    SOFT = "soft"
+
+
+@dataclass(frozen=True, slots=True)
+class Deletes:
+    """How deletes arrive. `column` is set for `soft` only."""
+
+    mode: DeleteMode = DeleteMode.NONE
+    column: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """Mode and target."""
+
+    mode: PublishMode
+    target: Target = Target.BOTH
+    #: Whether a replace by zero rows is believed.
+    allow_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineLimits:
+    """How many rejected rows a batch may have and still be published. Both hold."""
+
+    max_rejected_rows: int = 100
+    max_rejected_ratio: float = 0.01
+
+    def allow(self, *, rejected: int, total: int) -> bool:
+        """Return whether a batch of so many rows may go on with so many rejected."""
+        return rejected <= self.max_rejected_rows and rejected <= self.max_rejected_ratio * total
+
+
+class SourceKind(StrEnum):
+    """What reads a source."""
+
+    POSTGRES = "postgres"
+    REST = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a source is reached. Every secret is a reference, such as `secretsmanager:name#field`."""
+
+    source: str
+    kind: SourceKind
+    #: Settings of the source's kind: `dsn` for PostgreSQL; `base_url`, `token` and limits for REST.
+    connection: Mapping[str, str]
+    mask_key: str = ""
+    mask_key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableContract:
+    """Everything an attempt needs to know of a table."""
+
+    origin: Origin
+    #: The name by which the table is known from here on.
+    table: str
+    #: Schema and name at the source; for REST the path alone.
+    relation: tuple[str, ...]
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    cursor: Cursor | None
+    schedule: Schedule
+    publishing: Publishing
+    deletes: Deletes = Deletes()
+    limits: QuarantineLimits = QuarantineLimits()
+    #: For REST: paging, record path, filter parameters.
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The name of the source."""
+        return self.origin.source
+
+    @property
+    def output_columns(self) -> tuple[Column, ...]:
+        """The columns that are in the files, in their order."""
+        return tuple(column for column in self.columns if column.leaves)
+
+    def column(self, name: str) -> Column:
+        """
+        Return a column by name.
+
+        Raises:
+            KeyError: if the contract has none of that name.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class ContractVersion:
+    """A contract as the ledger keeps it."""
+
+    version: int
+    #: Of the contract's canonical JSON.
+    sha256: str
+    contract: TableContract
+
+
+@dataclass(frozen=True, slots=True)
+class MaskEvidence:
+    """What was done to one column of one attempt: the proof that security asks for."""
+
+    batch_id: str
+    attempt: int
+    column: str
+    mask: MaskKind
+    #: Empty for masks without a key.
+    key_id: str
+    #: Values that left masked; NULLs are not counted. 0 for columns that did not leave.
+    masked_value_count: int

@@ -1,0 +1,169 @@
+"""Data files: the areas they lie in and the keys they have there."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from shared.domain.reasons import Reason
+
+
+class Area(StrEnum):
+    """The parts of a source's bucket. A key begins with its area."""
+
+    #: Raw, as extracted.
+    TMP = "tmp"
+    #: Consistent files only.
+    INPUT = "input"
+    #: The copy that is worked on.
+    PROCESSING = "processing"
+    #: Parquet, partitioned by day of the window.
+    FINAL = "final"
+    #: What a gate or a processor refused, with its reason in the ledger.
+    QUARANTINE = "quarantine"
+
+
+#: The areas that are empty of a batch once it is at rest.
+TRANSIENT_AREAS = (Area.TMP, Area.INPUT, Area.PROCESSING)
+
+#: Where a correct file goes on to.
+NEXT_AREA = {Area.TMP: Area.INPUT, Area.INPUT: Area.PROCESSING}
+
+
+class FileStatus(StrEnum):
+    """What the ledger knows of a file."""
+
+    #: Its writer recorded it; no gate has checked it yet.
+    ANNOUNCED = "announced"
+    #: Its gate found it as recorded.
+    CORRECT = "correct"
+    #: Its gate refused it, for a reason.
+    INCORRECT = "incorrect"
+
+
+class FileFormat(StrEnum):
+    """What a file holds."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    #: Rows that a processor rejected, as CSV of line, column, code and masked value.
+    REJECTS = "rejects"
+    #: Anything: an object that is not ours.
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an object lies."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One immutable object and what is known of it. One row of the ledger per file and area."""
+
+    location: Location
+    area: Area
+    format: FileFormat
+    #: None for an object that no batch wrote.
+    batch_id: str | None
+    #: The attempt that wrote it or whose file it is a copy of: of extract for CSV, of process for Parquet.
+    attempt: int
+    part: int
+    record_count: int
+    file_size_in_bytes: int
+    #: Lower-case hexadecimal.
+    sha256: str
+    status: FileStatus = FileStatus.ANNOUNCED
+    reason: Reason | None = None
+    detail: str = ""
+    recorded_at: datetime | None = None
+    checked_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+_SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+def key_segment(name: str) -> str:
+    """
+    Return a name as one segment of a key: any name, no two alike, no character S3 or Hive reads otherwise.
+
+    >>> key_segment("order items/2026")
+    'order.20items.2f2026'
+    """
+    return "".join(chr(byte) if byte in _SAFE_BYTES else f".{byte:02x}" for byte in name.encode())
+
+
+def raw_key(area: Area, *, table: str, batch_id: str, attempt: int, part: int) -> str:
+    """
+    Return the key of a CSV file.
+
+    >>> raw_key(Area.TMP, table="orders", batch_id="b1", attempt=2, part=0)
+    'tmp/orders/b1/a2/part-00000.csv'
+    """
+    return f"{area}/{key_segment(table)}/{batch_id}/a{attempt}/part-{part:05d}.csv"
+
+
+def final_prefix(*, table: str, day: str, batch_id: str, attempt: int) -> str:
+    """
+    Return the folder of one attempt's Parquet files; it ends with a slash and holds nothing else.
+
+    >>> final_prefix(table="orders", day="2026-11-22", batch_id="b1", attempt=1)
+    'final/orders/day=2026-11-22/batch=b1/a1/'
+    """
+    return f"{Area.FINAL}/{key_segment(table)}/day={day}/batch={batch_id}/a{attempt}/"
+
+
+def final_key(*, table: str, day: str, batch_id: str, attempt: int, part: int) -> str:
+    """Return the key of a Parquet file."""
+    return final_prefix(table=table, day=day, batch_id=batch_id, attempt=attempt) + f"part-{part:05d}.parquet"
+
+
+def rejects_key(*, table: str, batch_id: str, attempt: int) -> str:
+    """Return the key of the rows that one process attempt rejected."""
+    return f"{Area.QUARANTINE}/{key_segment(table)}/{batch_id}/p{attempt}/rejects-00000.csv"
+
+
+def quarantine_key(key: str, *, entity_tag: str) -> str:
+    """
+    Return where a refused object is set aside. Its entity tag keeps two objects of one key apart.
+
+    >>> quarantine_key("tmp/x.csv", entity_tag='"0cc1"')
+    'quarantine/tmp/x.csv@0cc1'
+    """
+    return f"{Area.QUARANTINE}/{key}@{entity_tag.strip(chr(34))}"
+
+
+_BATCH = r"(?P<batch_id>b[0-9a-f]{24})"
+_RAW_KEY = re.compile(
+    rf"(?P<area>tmp|input|processing)/(?P<table>[^/]+)/{_BATCH}/a(?P<attempt>[0-9]{{1,9}})/part-(?P<part>[0-9]{{5}})\.csv"
+)
+_FINAL_KEY = re.compile(
+    rf"(?P<area>final)/(?P<table>[^/]+)/day=[0-9-]{{10}}/batch={_BATCH}/a(?P<attempt>[0-9]{{1,9}})"
+    r"/part-(?P<part>[0-9]{5})\.parquet"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """What a key of ours says of its object."""
+
+    area: Area
+    batch_id: str
+    attempt: int
+    part: int
+
+    @classmethod
+    def of(cls, key: str) -> Self | None:
+        """Read a key of the four areas; None if no writer of ours makes such a key."""
+        match = _RAW_KEY.fullmatch(key) or _FINAL_KEY.fullmatch(key)
+        if match is None:
+            return None
+        return cls(Area(match["area"]), match["batch_id"], int(match["attempt"]), int(match["part"]))

@@ -1,0 +1,96 @@
+"""Windows on a table's cursor, and which of them are due."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: The slot of the first window of a table, which has no lower bound.
+INITIAL_SLOT = "initial"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Half-open `[start, end)` in UTC. `start` None reads from the beginning."""
+
+    start: datetime | None
+    end: datetime
+
+    def __post_init__(self) -> None:
+        for bound in (self.start, self.end):
+            if bound is not None and bound.utcoffset() != timedelta(0):
+                raise ValueError(f"a window's bounds must be aware and in UTC, got {bound!r}")
+        if self.start is not None and self.start >= self.end:
+            raise ValueError(f"a window must start before it ends, got {self.start} to {self.end}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWindow:
+    """A window and the slot that gives its batch its identity."""
+
+    slot: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often a table is due, and how it catches up after an outage."""
+
+    #: Windows end on multiples of this since 1970-01-01 UTC. An hour at most.
+    every: timedelta
+    #: A table that is behind is read in windows no longer than this.
+    max_window: timedelta
+    #: At most so many windows of a table are planned at once.
+    catch_up_limit: int
+
+
+def floor_to(moment: datetime, every: timedelta) -> datetime:
+    """
+    Return the last multiple of `every` since 1970-01-01 UTC that is not after `moment`.
+
+    >>> floor_to(datetime(2026, 11, 22, 20, 17, tzinfo=UTC), timedelta(minutes=15)).isoformat()
+    '2026-11-22T20:15:00+00:00'
+    """
+    return moment - (moment - EPOCH) % every
+
+
+def slot_of(moment: datetime) -> str:
+    """
+    Return a moment in UTC as the text that names a slot.
+
+    >>> slot_of(datetime(2026, 11, 22, 20, 15, tzinfo=UTC))
+    '2026-11-22T20:15:00.000000Z'
+    """
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def due_windows(watermark: datetime | None, *, horizon: datetime, schedule: Schedule) -> list[PlannedWindow]:
+    """
+    Return the closed windows between a table's watermark and the horizon, oldest first.
+
+    A window's slot is its start: windows tile the cursor without gap, so two planners that saw
+    other clocks plan the same slot and meet in one batch, whose window the first of them fixed.
+    A table that is behind gets fewer and longer windows, none above `schedule.max_window`; one
+    that was never read gets a single window without lower bound.
+    """
+    closed = floor_to(horizon, schedule.every)
+    if watermark is None:
+        return [PlannedWindow(INITIAL_SLOT, Window(None, closed))]
+    return list(islice(_tiles(watermark, closed, schedule.max_window), schedule.catch_up_limit))
+
+
+def _tiles(start: datetime, end: datetime, longest: timedelta) -> Iterator[PlannedWindow]:
+    while start < end:
+        stop = min(start + longest, end)
+        yield PlannedWindow(slot_of(start), Window(start, stop))
+        start = stop
+
+
+def due_snapshot(watermark: datetime | None, *, horizon: datetime, schedule: Schedule) -> list[PlannedWindow]:
+    """Return the snapshot that is due, if any. Missed snapshots are not made up for: the latest holds them."""
+    closed = floor_to(horizon, schedule.every)
+    if watermark is not None and closed <= watermark:
+        return []
+    return [PlannedWindow(slot_of(closed), Window(None, closed))]

@@ -1,0 +1,70 @@
+"""
+The errors of Esclusa. The class says what happens next, the message says where and what.
+
+EsclusaError
+├── ConfigurationError   a person mends a file or a setting; the command ends with code 2
+├── Refused              the batch is quarantined for a reason; repeating cures nothing
+├── Unavailable          something outside is away; the same again later
+├── LostLease            another attempt speaks for the batch; stop and leave everything
+├── StaleRevision        somebody else changed the row; read again
+├── IllegalTransition    a defect: no edge leads there
+├── MalformedMessage     a message nobody of ours wrote; it goes to the dead letters
+├── ObjectNotFound       the bucket does not hold what the ledger names
+├── ObjectConflict       a key holds other bytes than it should be given
+└── SecretNotFound       a reference leads nowhere
+"""
+
+from collections.abc import Sequence
+
+from shared.domain.files import DataFile
+from shared.domain.reasons import Reason
+
+
+class EsclusaError(Exception):
+    """Any error of ours."""
+
+
+class ConfigurationError(EsclusaError):
+    """A file or a setting is wrong. The message lists every mistake found."""
+
+
+class Refused(EsclusaError):
+    """A batch is refused and set aside until somebody cures the cause. `evidence`: files left in `quarantine/`."""
+
+    def __init__(self, reason: Reason, detail: str, *, evidence: Sequence[DataFile] = ()) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.evidence = tuple(evidence)
+
+
+class Unavailable(EsclusaError):
+    """A source, store, queue, database or warehouse did not answer as it should. Trying later may help."""
+
+
+class LostLease(EsclusaError):
+    """The attempt no longer speaks for its batch."""
+
+
+class StaleRevision(EsclusaError):
+    """The row was changed since it was read."""
+
+
+class IllegalTransition(EsclusaError):
+    """No edge leads from the one state to the other."""
+
+
+class MalformedMessage(EsclusaError):
+    """A message is not one of ours."""
+
+
+class ObjectNotFound(EsclusaError):
+    """A bucket does not hold an object."""
+
+
+class ObjectConflict(EsclusaError):
+    """A key holds other bytes already. Keys are written once."""
+
+
+class SecretNotFound(EsclusaError):
+    """A reference to a secret leads nowhere."""

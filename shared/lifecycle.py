@@ -1,0 +1,469 @@
+"""
+The life of a batch, told once: every change of the ledger that moves one, as functions on a transaction.
+
+Each function locks the batch's row, checks that its caller may still speak for it, and writes state, history,
+files and outbox together. Which adapter lies below, and what else happens before or after, it does not know.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from shared.domain.batches import (
+    GATE_STATES,
+    HELD_STATES,
+    STAGE_STATES,
+    STATES_AT_REST,
+    STATES_IN_FINAL,
+    Attempt,
+    AttemptState,
+    Batch,
+    BatchEvent,
+    BatchState,
+    Stage,
+    batch_id,
+)
+from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.counts import broken_sum
+from shared.domain.files import (
+    NEXT_AREA,
+    TRANSIENT_AREAS,
+    Area,
+    DataFile,
+    FileStatus,
+    Location,
+    raw_key,
+)
+from shared.domain.reasons import Reason
+from shared.domain.windows import PlannedWindow
+from shared.errors import LostLease, Refused
+from shared.messages import clean_message, gate_message, set_aside_message, task_message
+from shared.ports import LedgerTransaction, OutboxMessage, QueueName
+
+#: The queue of each gate.
+GATE_QUEUES = {
+    Area.TMP: QueueName.GATE_TMP,
+    Area.INPUT: QueueName.GATE_INPUT,
+    Area.PROCESSING: QueueName.GATE_PROCESSING,
+    Area.FINAL: QueueName.GATE_FINAL,
+}
+
+_STAGE_QUEUES = {
+    Stage.EXTRACT: QueueName.EXTRACT,
+    Stage.PROCESS: QueueName.PROCESS,
+    Stage.PUBLISH: QueueName.PUBLISH,
+}
+
+_STAGE_WAITING_IN = {states.waiting: stage for stage, states in STAGE_STATES.items()}
+_AREA_CHECKED_IN = {checked: area for area, (checked, _) in GATE_STATES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What the work of one attempt came to."""
+
+    files: Sequence[DataFile] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    manifest: Mapping[str, object] = field(default_factory=dict)
+    evidence: Sequence[MaskEvidence] = ()
+    #: For a publisher that found a newer snapshot in the warehouse.
+    is_superseded: bool = False
+
+
+# ---- planning ----------------------------------------------------------------------------------------------
+
+
+def plan(tx: LedgerTransaction, contract: ContractVersion, *, planned: PlannedWindow, bucket: str) -> bool:
+    """Add the batch of a window and post its first message; False if it is planned already."""
+    now = tx.now()
+    batch = Batch(
+        id=batch_id(contract.contract.source, contract.contract.table, planned.slot),
+        source=contract.contract.source,
+        table=contract.contract.table,
+        slot=planned.slot,
+        window=planned.window,
+        contract_version=contract.version,
+        configuration_sha256=contract.sha256,
+        bucket=bucket,
+        state=BatchState.PLANNED,
+        planned_at=now,
+        changed_at=now,
+        woken_at=now,
+        wake_count=1,
+    )
+    if not tx.insert_batch(batch):
+        return False
+    tx.append_event(BatchEvent(batch.id, 1, None, BatchState.PLANNED, now, "planner"))
+    for message in messages_for(batch):
+        tx.post(message)
+    return True
+
+
+# ---- attempts ----------------------------------------------------------------------------------------------
+
+
+def claim(
+    tx: LedgerTransaction, batch_id: str, stage: Stage, *, worker: str, lease: timedelta, max_attempts: int
+) -> Attempt | None:
+    """
+    Take a batch for one attempt of a stage; None if there is nothing to do for this caller.
+
+    A batch that waits for the stage is taken; one whose attempt outlived its lease is taken over. If every
+    allowed attempt is used up, the batch fails here.
+    """
+    batch = tx.batch(batch_id, lock=True)
+    if batch is None:
+        return None
+    states = STAGE_STATES[stage]
+    now = tx.now()
+    if batch.state is states.running:
+        held = _current_attempt(tx, batch, stage)
+        if held.lease_until > now:
+            return None
+        tx.save_attempt(replace(held, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
+    elif batch.state is not states.waiting:
+        return None
+    if _attempts_used(batch, stage) >= max_attempts:
+        _fail_batch(tx, batch, stage, actor=worker)
+        return None
+    attempt = Attempt(
+        batch_id=batch.id,
+        stage=stage,
+        number=batch.attempt_number(stage) + 1,
+        worker=worker,
+        state=AttemptState.RUNNING,
+        claimed_at=now,
+        lease_until=now + lease,
+    )
+    tx.insert_attempt(attempt)
+    taken = replace(batch, attempts={**batch.attempts, stage: attempt.number})
+    _move(tx, taken, states.running, actor=_speaker(attempt))
+    return attempt
+
+
+def renew(tx: LedgerTransaction, attempt: Attempt, *, lease: timedelta) -> None:
+    """
+    Prolong the lease of a running attempt.
+
+    Raises:
+        LostLease: if another attempt speaks for the batch.
+    """
+    current = _speaking(tx, attempt)[1]
+    tx.save_attempt(replace(current, lease_until=tx.now() + lease))
+
+
+def complete(tx: LedgerTransaction, attempt: Attempt, result: StageResult) -> Batch:
+    """
+    Record what an attempt made and let the batch go on.
+
+    Raises:
+        LostLease: if another attempt speaks for the batch.
+        Refused: if the rows do not add up.
+    """
+    batch, current = _speaking(tx, attempt)
+    counts = {**batch.counts, **result.counts}
+    if sentence := broken_sum(attempt.stage, counts):
+        raise Refused(Reason.COUNTS_DO_NOT_ADD_UP, f"batch {batch.id}, {attempt.stage}: {sentence}")
+    for file in result.files:
+        tx.insert_file(replace(file, recorded_at=tx.now()))
+    tx.insert_mask_evidence(result.evidence)
+    tx.insert_manifest(batch.id, attempt.stage, attempt.number, result.manifest)
+    tx.save_attempt(replace(current, state=AttemptState.SUCCEEDED, ended_at=tx.now()))
+    done = BatchState.SUPERSEDED if result.is_superseded else STAGE_STATES[attempt.stage].done
+    reason = Reason.NEWER_SNAPSHOT_PUBLISHED if result.is_superseded else None
+    return _move(tx, replace(batch, counts=counts, detail=""), done, actor=_speaker(attempt), reason=reason)
+
+
+def fail_attempt(tx: LedgerTransaction, attempt: Attempt, *, detail: str, max_attempts: int) -> Batch:
+    """
+    End an attempt that raised. The batch waits for another one, or fails if all are used up.
+
+    No message is posted for the next attempt: the one that woke this comes back by itself after a pause, and
+    the sweeper sends another if it does not.
+    """
+    batch, current = _speaking(tx, attempt)
+    now = tx.now()
+    tx.save_attempt(
+        replace(current, state=AttemptState.FAILED, ended_at=now, reason=Reason.ATTEMPT_FAILED, detail=detail)
+    )
+    batch = replace(batch, detail=detail)
+    if _attempts_used(batch, attempt.stage) >= max_attempts:
+        return _fail_batch(tx, batch, attempt.stage, actor=_speaker(attempt))
+    return _move(
+        tx,
+        batch,
+        STAGE_STATES[attempt.stage].waiting,
+        actor=_speaker(attempt),
+        reason=Reason.ATTEMPT_FAILED,
+        wake=False,
+    )
+
+
+def refuse_attempt(
+    tx: LedgerTransaction, attempt: Attempt, *, reason: Reason, detail: str, files: Sequence[DataFile] = ()
+) -> Batch:
+    """Quarantine the batch of an attempt. `files` are evidence that the attempt left in `quarantine/`."""
+    batch, current = _speaking(tx, attempt)
+    now = tx.now()
+    for file in files:
+        tx.insert_file(replace(file, recorded_at=now))
+    tx.save_attempt(replace(current, state=AttemptState.FAILED, ended_at=now, reason=reason, detail=detail))
+    return _move(
+        tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=_speaker(attempt), reason=reason
+    )
+
+
+def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, max_attempts: int) -> bool:
+    """Free a batch whose attempt outlived its lease and wake it again; False if it moved meanwhile."""
+    batch = tx.batch(attempt.batch_id, lock=True)
+    if batch is None or batch.state is not STAGE_STATES[attempt.stage].running:
+        return False
+    current = _current_attempt(tx, batch, attempt.stage)
+    now = tx.now()
+    if current.number != attempt.number or current.lease_until > now:
+        return False
+    tx.save_attempt(replace(current, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
+    if _attempts_used(batch, attempt.stage) >= max_attempts:
+        _fail_batch(tx, batch, attempt.stage, actor="sweeper")
+    else:
+        waiting = STAGE_STATES[attempt.stage].waiting
+        _move(tx, batch, waiting, actor="sweeper", reason=Reason.LEASE_EXPIRED)
+    return True
+
+
+# ---- gates -------------------------------------------------------------------------------------------------
+
+
+def files_to_check(tx: LedgerTransaction, batch: Batch, area: Area) -> list[DataFile]:
+    """Return the files of the attempt that a batch stands on, in one area."""
+    stage = Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
+    return tx.files(batch_id=batch.id, areas=[area], attempt=batch.attempt_number(stage))
+
+
+def record_correct(tx: LedgerTransaction, file: DataFile, *, area: Area) -> Batch | None:
+    """
+    Record that a gate found a file as announced. With the last one of the batch the gate opens.
+
+    Opening announces the copies in the next area, so that the ledger knows them before they exist. Returns
+    the batch as it stands then; None if it no longer stands before this gate with this file.
+    """
+    batch = _before_gate(tx, file, area=area)
+    if batch is None:
+        return None
+    now = tx.now()
+    tx.save_file(replace(file, status=FileStatus.CORRECT, reason=None, detail="", checked_at=now))
+    files = files_to_check(tx, batch, area)
+    if any(other.status is not FileStatus.CORRECT for other in files):
+        return batch
+    if (next_area := NEXT_AREA.get(area)) is not None:
+        for other in files:
+            tx.insert_file(_copy_of(other, batch, next_area, now))
+    if area is Area.FINAL:
+        batch = replace(batch, committed_attempt=file.attempt)
+    return _move(tx, batch, GATE_STATES[area][1], actor=f"gate:{area}")
+
+
+def record_incorrect(
+    tx: LedgerTransaction, file: DataFile, *, area: Area, reason: Reason, detail: str
+) -> Batch | None:
+    """Record that a gate refused a file; its whole batch is quarantined. None if it no longer stands here."""
+    batch = _before_gate(tx, file, area=area)
+    if batch is None:
+        return None
+    tx.save_file(
+        replace(file, status=FileStatus.INCORRECT, reason=reason, detail=detail, checked_at=tx.now())
+    )
+    return _move(
+        tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=f"gate:{area}", reason=reason
+    )
+
+
+def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
+    """Record an object that no attempt wrote, and have the cleaner set it aside."""
+    now = tx.now()
+    if not tx.insert_file(replace(file, recorded_at=now, checked_at=now)):
+        tx.save_file(replace(file, checked_at=now, deleted_at=None))
+    tx.post(OutboxMessage(QueueName.CLEAN, set_aside_message(file.location), group=file.location.bucket))
+
+
+def _before_gate(tx: LedgerTransaction, file: DataFile, *, area: Area) -> Batch | None:
+    if file.batch_id is None:
+        return None
+    batch = tx.batch(file.batch_id, lock=True)
+    if batch is None or batch.state is not GATE_STATES[area][0]:
+        return None
+    stage = Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
+    return batch if batch.attempt_number(stage) == file.attempt else None
+
+
+def _copy_of(file: DataFile, batch: Batch, area: Area, now: datetime) -> DataFile:
+    key = raw_key(area, table=batch.table, batch_id=batch.id, attempt=file.attempt, part=file.part)
+    return replace(
+        file,
+        location=Location(file.location.bucket, key),
+        area=area,
+        status=FileStatus.ANNOUNCED,
+        recorded_at=now,
+        checked_at=None,
+    )
+
+
+# ---- cleaning ----------------------------------------------------------------------------------------------
+
+
+def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
+    """
+    Return the files of a batch that may go now.
+
+    Copies in transient areas, once the rows are safely in `final/` or the batch is held; and files in `final/`
+    of an attempt that readers do not see, once the batch is at rest.
+    """
+    files: list[DataFile] = []
+    if batch.state in STATES_IN_FINAL | STATES_AT_REST:
+        files += tx.files(batch_id=batch.id, areas=TRANSIENT_AREAS, present_only=True)
+    if batch.state in STATES_AT_REST:
+        in_final = tx.files(batch_id=batch.id, areas=[Area.FINAL], present_only=True)
+        files += [file for file in in_final if file.attempt != batch.committed_attempt]
+    return files
+
+
+def record_deleted(tx: LedgerTransaction, location: Location) -> None:
+    """Record that an object is gone."""
+    file = tx.file(location)
+    if file is not None and file.deleted_at is None:
+        tx.save_file(replace(file, deleted_at=tx.now()))
+
+
+# ---- operators and sweeper -----------------------------------------------------------------------------------
+
+
+def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, detail: str) -> Batch | None:
+    """
+    Send a held batch on its way again, with a new series of attempts; None if it is not held.
+
+    It takes the contract given, the one place where a batch changes its contract. A batch that was held at the
+    publisher and keeps its contract goes on from its committed files, any other from the source.
+    """
+    batch = tx.batch(batch_id, lock=True)
+    if batch is None or batch.state not in HELD_STATES:
+        return None
+    held_from = tx.events(batch_id)[-1].from_state
+    if held_from is BatchState.PUBLISHING and contract.version == batch.contract_version:
+        state, counts = BatchState.COMMITTED, batch.counts
+    else:
+        state, counts = BatchState.PLANNED, {}
+    fresh = replace(
+        batch,
+        contract_version=contract.version,
+        configuration_sha256=contract.sha256,
+        attempts_before_replay=dict(batch.attempts),
+        counts=counts,
+        detail=detail,
+    )
+    return _move(tx, fresh, state, actor="operator", reason=Reason.REPLAYED)
+
+
+def wake(tx: LedgerTransaction, batch_id: str, *, state: BatchState) -> bool:
+    """Post the messages of the state a batch waits in once more; False if it moved on meanwhile."""
+    batch = tx.batch(batch_id, lock=True)
+    if batch is None or batch.state is not state:
+        return False
+    for message in messages_for(batch):
+        tx.post(message)
+    tx.save_batch(replace(batch, woken_at=tx.now(), wake_count=batch.wake_count + 1))
+    return True
+
+
+def messages_for(batch: Batch) -> list[OutboxMessage]:
+    """Return the messages that make a batch in its state go on: what to send on entering it, and again."""
+    messages = []
+    if (stage := _STAGE_WAITING_IN.get(batch.state)) is not None:
+        queue = _STAGE_QUEUES[stage]
+        messages.append(OutboxMessage(queue, _task_message(stage, batch.id), group=batch.source))
+    if (area := _AREA_CHECKED_IN.get(batch.state)) is not None:
+        messages.append(OutboxMessage(GATE_QUEUES[area], gate_message(batch.id, area), group=batch.source))
+    if batch.state in {BatchState.COMMITTED, *HELD_STATES}:
+        messages.append(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+    return messages
+
+
+def _task_message(stage: Stage, batch_id: str) -> str:
+    return task_message(
+        f"esclusa.{stage}",
+        {"batch_id": batch_id},
+        queue=_STAGE_QUEUES[stage],
+        task_id=f"{batch_id}-{stage}",
+    )
+
+
+# ---- the parts ---------------------------------------------------------------------------------------------
+
+
+def _move(
+    tx: LedgerTransaction,
+    batch: Batch,
+    state: BatchState,
+    *,
+    actor: str,
+    reason: Reason | None = None,
+    wake: bool = True,
+) -> Batch:
+    """Enter a state: write it, its history and the messages it needs."""
+    now = tx.now()
+    messages = messages_for(replace(batch, state=state)) if wake else []
+    moved = tx.save_batch(
+        replace(
+            batch,
+            state=state,
+            changed_at=now,
+            reason=reason,
+            woken_at=now if messages or not wake else None,
+            wake_count=1 if messages else 0,
+        )
+    )
+    last = tx.events(batch.id)[-1]
+    tx.append_event(
+        BatchEvent(batch.id, last.sequence + 1, last.to_state, state, now, actor, reason, batch.detail)
+    )
+    for message in messages:
+        tx.post(message)
+    return moved
+
+
+def _fail_batch(tx: LedgerTransaction, batch: Batch, stage: Stage, *, actor: str) -> Batch:
+    used = _attempts_used(batch, stage)
+    detail = f"{stage} failed {used} times, the last time: {batch.detail or 'its worker died'}"
+    return _move(
+        tx, replace(batch, detail=detail), BatchState.FAILED, actor=actor, reason=Reason.ATTEMPTS_EXHAUSTED
+    )
+
+
+def _attempts_used(batch: Batch, stage: Stage) -> int:
+    return batch.attempt_number(stage) - batch.attempts_before_replay.get(stage, 0)
+
+
+def _speaking(tx: LedgerTransaction, attempt: Attempt) -> tuple[Batch, Attempt]:
+    batch = tx.batch(attempt.batch_id, lock=True)
+    current = tx.attempt(attempt.batch_id, attempt.stage, attempt.number)
+    if (
+        batch is None
+        or current is None
+        or current.state is not AttemptState.RUNNING
+        or batch.state is not STAGE_STATES[attempt.stage].running
+        or batch.attempt_number(attempt.stage) != attempt.number
+    ):
+        raise LostLease(
+            f"batch {attempt.batch_id}: attempt {attempt.number} of {attempt.stage} no longer speaks for it"
+        )
+    return batch, current
+
+
+def _current_attempt(tx: LedgerTransaction, batch: Batch, stage: Stage) -> Attempt:
+    attempt = tx.attempt(batch.id, stage, batch.attempt_number(stage))
+    if attempt is None:
+        raise LostLease(f"batch {batch.id}: the ledger holds no attempt of {stage}")
+    return attempt
+
+
+def _speaker(attempt: Attempt) -> str:
+    return f"{attempt.stage}#{attempt.number}"

@@ -1,0 +1,414 @@
+"""
+The seams to the outside: ledger, object store, queues, secrets. Each has a memory adapter beside the real one.
+
+Clock: the ledger's `now()` is the only clock that decides anything.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
+from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.files import Area, DataFile, Location
+
+
+class QueueName(StrEnum):
+    """Every queue of the fleet. A deployment gives each a URL."""
+
+    EXTRACT = "extract"
+    PROCESS = "process"
+    PUBLISH = "publish"
+    GATE_TMP = "gate-tmp"
+    GATE_INPUT = "gate-input"
+    GATE_PROCESSING = "gate-processing"
+    GATE_FINAL = "gate-final"
+    CLEAN = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMessage:
+    """A message that the ledger decided to send. `group` is the source: no source delays another."""
+
+    queue: QueueName
+    body: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingMessage:
+    """A message of the outbox that is not known to be sent."""
+
+    id: int
+    message: OutboxMessage
+
+
+class LedgerTransaction(Protocol):
+    """
+    Reads and writes of one transaction. Rows locked here stay locked until it ends.
+
+    Holds no rules: `shared.lifecycle` does. What an adapter must refuse all the same: an edge that is not
+    in `EDGES`, a second row of one identity, a change of a stale copy, a change of an event.
+    """
+
+    def now(self) -> datetime:
+        """Return the ledger's own clock, aware and in UTC. It moves within a transaction."""
+        ...
+
+    # Contracts and watermarks.
+    def latest_contract(self, source: str, table: str) -> ContractVersion | None:
+        """Return the newest contract of a table."""
+        ...
+
+    def contract(self, source: str, table: str, version: int) -> ContractVersion:
+        """Return one contract. Raises `KeyError` if the ledger has none such."""
+        ...
+
+    def latest_contracts(self) -> list[ContractVersion]:
+        """Return the newest contract of every table, by source and table."""
+        ...
+
+    def insert_contract(self, contract: ContractVersion) -> bool:
+        """Add a contract; False if that version of the table is there already."""
+        ...
+
+    def watermark(self, source: str, table: str) -> datetime | None:
+        """Return up to where a table is planned, and lock it for this transaction; None before the first."""
+        ...
+
+    def set_watermark(self, source: str, table: str, planned_until: datetime) -> None:
+        """Set up to where a table is planned."""
+        ...
+
+    # Batches, attempts, events.
+    def insert_batch(self, batch: Batch) -> bool:
+        """Add a batch; False, and nothing changed, if its id is there already."""
+        ...
+
+    def batch(self, batch_id: str, *, lock: bool = False) -> Batch | None:
+        """Return a batch, locked for this transaction if asked."""
+        ...
+
+    def batches(
+        self,
+        *,
+        source: str | None = None,
+        table: str | None = None,
+        states: Collection[BatchState] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Batch]:
+        """Return batches by the time they were planned."""
+        ...
+
+    def save_batch(self, batch: Batch) -> Batch:
+        """
+        Write a changed batch and return it with its new revision.
+
+        Raises:
+            StaleRevision: if it was changed since it was read.
+            IllegalTransition: if its state was changed along no edge.
+        """
+        ...
+
+    def insert_attempt(self, attempt: Attempt) -> None:
+        """Add an attempt."""
+        ...
+
+    def attempt(self, batch_id: str, stage: Stage, number: int) -> Attempt | None:
+        """Return an attempt."""
+        ...
+
+    def attempts(self, batch_id: str) -> list[Attempt]:
+        """Return the attempts of a batch in the order they were claimed."""
+        ...
+
+    def expired_attempts(self, *, limit: int) -> list[Attempt]:
+        """Return running attempts whose lease is over by the ledger's clock, oldest first."""
+        ...
+
+    def save_attempt(self, attempt: Attempt) -> None:
+        """Write a changed attempt."""
+        ...
+
+    def append_event(self, event: BatchEvent) -> None:
+        """Add a transition to a batch's history. `sequence` continues the last one from 1."""
+        ...
+
+    def events(self, batch_id: str) -> list[BatchEvent]:
+        """Return the history of a batch, oldest first."""
+        ...
+
+    def insert_manifest(
+        self, batch_id: str, stage: Stage, attempt: int, document: Mapping[str, object]
+    ) -> None:
+        """Keep the manifest of an attempt: JSON values only."""
+        ...
+
+    def manifest(self, batch_id: str, stage: Stage, attempt: int) -> Mapping[str, object] | None:
+        """Return the manifest of an attempt."""
+        ...
+
+    # Files.
+    def insert_file(self, file: DataFile) -> bool:
+        """Add a file; False, and nothing changed, if the location is there already."""
+        ...
+
+    def file(self, location: Location) -> DataFile | None:
+        """Return the file at a location."""
+        ...
+
+    def files(
+        self,
+        *,
+        batch_id: str | None = None,
+        areas: Collection[Area] | None = None,
+        attempt: int | None = None,
+        present_only: bool = False,
+        limit: int | None = None,
+    ) -> list[DataFile]:
+        """Return files by location key. `present_only` leaves out those recorded as deleted."""
+        ...
+
+    def save_file(self, file: DataFile) -> None:
+        """Write a changed file: status, reason, detail, times."""
+        ...
+
+    def batches_with_leftovers(self, *, limit: int) -> list[Batch]:
+        """Return batches at rest or safely in `final/` that still have present files in transient areas."""
+        ...
+
+    # Evidence.
+    def insert_mask_evidence(self, evidence: Sequence[MaskEvidence]) -> None:
+        """Add what was masked; repeating it changes nothing."""
+        ...
+
+    def mask_evidence(self, batch_id: str) -> list[MaskEvidence]:
+        """Return what was masked in a batch."""
+        ...
+
+    # Outbox.
+    def post(self, message: OutboxMessage) -> None:
+        """Add a message; it leaves after the commit."""
+        ...
+
+    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+        """Return unsent messages that no other transaction holds, oldest first, and lock them."""
+        ...
+
+    def mark_sent(self, message_ids: Collection[int]) -> None:
+        """Record that messages left."""
+        ...
+
+    def pending_message_count(self) -> int:
+        """Return how many messages are unsent."""
+        ...
+
+    # Single runners.
+    def try_lock(self, name: str) -> bool:
+        """Take a named lock until the transaction ends; False if another transaction has it."""
+        ...
+
+
+class Ledger(Protocol):
+    """The control database."""
+
+    def transaction(self) -> AbstractContextManager[LedgerTransaction]:
+        """
+        Begin a transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises:
+            Unavailable: if the database cannot be reached or broke off. Whether the transaction was
+                committed is then unknown; every caller repeats idempotently.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store knows of an object without reading it."""
+
+    location: Location
+    file_size_in_bytes: int
+    entity_tag: str
+    last_modified: datetime
+    #: Keys in lower case.
+    metadata: Mapping[str, str]
+
+
+class Upload(Protocol):
+    """
+    An object being written in pieces of bounded size. Nobody sees it before `complete`.
+
+    The counts and the SHA-256 are of everything written so far.
+    """
+
+    @property
+    def file_size_in_bytes(self) -> int:
+        """Bytes written."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Lower-case hexadecimal."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        ...
+
+    def complete(self, metadata: Mapping[str, str]) -> None:
+        """
+        Make the object appear, whole. `sha256` and the size are added to its metadata where the store can.
+
+        Raises:
+            ObjectConflict: if the key holds other bytes.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Give up; nothing stays. Harmless after `complete`."""
+        ...
+
+
+class ByteReader(Protocol):
+    """A body being read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most so many bytes; empty at the end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    location: Location
+    upload_id: str
+    initiated_at: datetime
+
+
+class ObjectStore(Protocol):
+    """S3, as far as we use it: write once, read, copy, delete by exact key. Raises `Unavailable` for outages."""
+
+    def put(self, location: Location, body: bytes, *, sha256: str, metadata: Mapping[str, str]) -> None:
+        """
+        Write an object once. Repeating it with the same bytes is no error.
+
+        Raises:
+            ObjectConflict: if the key holds other bytes.
+        """
+        ...
+
+    def open_upload(self, location: Location) -> Upload:
+        """Begin an object of unknown size."""
+        ...
+
+    def head(self, location: Location) -> ObjectInfo | None:
+        """Return what is known of an object; None if there is none."""
+        ...
+
+    def sha256(self, location: Location) -> str:
+        """
+        Return the SHA-256 of an object in lower-case hexadecimal: the store's own if it has one of the
+        whole object, else computed by reading it once in bounded memory.
+
+        Raises:
+            ObjectNotFound: if there is none.
+        """
+        ...
+
+    def read(self, location: Location, *, start: int | None = None, length: int | None = None) -> bytes:
+        """
+        Return an object's bytes; `start` negative counts from the end, as in a suffix range.
+
+        Raises:
+            ObjectNotFound: if there is none.
+        """
+        ...
+
+    def open(self, location: Location) -> AbstractContextManager[ByteReader]:
+        """
+        Read an object as a stream.
+
+        Raises:
+            ObjectNotFound: if there is none.
+        """
+        ...
+
+    def copy(self, source: Location, target: Location, *, sha256: str) -> None:
+        """
+        Copy an object with its metadata, once. Repeating it is no error.
+
+        Raises:
+            ObjectNotFound: if the source is not there.
+            ObjectConflict: if the target holds other bytes.
+        """
+        ...
+
+    def delete(self, location: Location) -> None:
+        """Delete an object by exact key. Deleting what is not there is no error."""
+        ...
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Return objects by key, without their metadata. For the sweeper; nothing else decides by listing."""
+        ...
+
+    def open_uploads(self, bucket: str) -> Iterator[OpenUpload]:
+        """Return multipart uploads that were left open."""
+        ...
+
+    def abort_upload(self, upload: OpenUpload) -> None:
+        """Abort an upload that was left open. Repeating it is no error."""
+        ...
+
+
+class QueueSender(Protocol):
+    """What the outbox sends through."""
+
+    def send(self, messages: Sequence[OutboxMessage]) -> list[int]:
+        """
+        Send messages and return the indexes of those that left.
+
+        Raises:
+            Unavailable: if none could be sent.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How full a queue is. All numbers are approximate, as SQS gives them."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+
+class QueueInspector(Protocol):
+    """What people look into queues with."""
+
+    def depth(self, queue: QueueName, *, dead_letters: bool = False) -> QueueDepth:
+        """Return how full a queue or its dead-letter queue is."""
+        ...
+
+
+class SecretStore(Protocol):
+    """Where references to secrets lead."""
+
+    def resolve(self, reference: str) -> str:
+        """
+        Return the secret that a reference such as `env:SHOP_DSN` names.
+
+        Raises:
+            SecretNotFound: if it leads nowhere; the message names the reference, never a value.
+            Unavailable: if the store behind it does not answer.
+        """
+        ...
