@@ -1,0 +1,156 @@
+"""One stage of one batch, told once for all workers: claim, work, record, send on."""
+
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+
+from shared import lifecycle
+from shared.domain.batches import Attempt, Batch, Stage
+from shared.domain.contracts import TableContract
+from shared.domain.files import Area, DataFile
+from shared.errors import LostLease, Refused
+from shared.lifecycle import StageResult
+from shared.outbox import send_pending
+from shared.ports import Ledger, QueueSender
+
+log = structlog.get_logger()
+
+#: The area whose files a stage reads.
+_AREA_READ_BY = {Stage.PROCESS: Area.PROCESSING, Stage.PUBLISH: Area.FINAL}
+
+MAX_DETAIL_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the work of one attempt is given: frozen facts from the ledger."""
+
+    attempt: Attempt
+    batch: Batch
+    contract: TableContract
+    #: The files the stage reads: CSV in `processing/` for process, Parquet in `final/` for publish.
+    files: tuple[DataFile, ...] = ()
+
+
+class Outcome(StrEnum):
+    """What came of a message."""
+
+    #: The work is done and recorded.
+    COMPLETED = "completed"
+    #: There was nothing to do: done already, held by another attempt, or not this batch's turn.
+    NOTHING_TO_DO = "nothing_to_do"
+    #: The batch is quarantined.
+    REFUSED = "refused"
+    #: Every allowed attempt failed; the batch is at rest.
+    EXHAUSTED = "exhausted"
+    #: Another attempt speaks for the batch; whatever this one did counts for nothing.
+    LOST_LEASE = "lost_lease"
+
+
+@dataclass(frozen=True, slots=True)
+class StageLimits:
+    """How long a claim holds without a sign of life, and how often a stage is tried."""
+
+    lease: timedelta
+    max_attempts: int
+
+
+def run(
+    stage: Stage,
+    batch_id: str,
+    work: Callable[[Assignment], StageResult],
+    *,
+    ledger: Ledger,
+    sender: QueueSender,
+    worker: str,
+    limits: StageLimits,
+    keep_alive: Callable[[Attempt], AbstractContextManager[None]],
+) -> Outcome:
+    """
+    Do one stage of one batch, if it is there to be done.
+
+    `keep_alive` renews the attempt's lease while the work goes on.
+
+    Raises:
+        Exception: what the work raised, if another attempt may follow. The message must then come back.
+        Unavailable: if the ledger cannot be reached. The message must come back as well.
+    """
+    assignment = _claim(stage, batch_id, ledger=ledger, worker=worker, limits=limits)
+    if assignment is None:
+        send_pending(ledger, sender)
+        return Outcome.NOTHING_TO_DO
+    attempt = assignment.attempt
+    log.info("stage_claimed", worker=worker)
+    try:
+        with keep_alive(attempt):
+            result = work(assignment)
+        with ledger.transaction() as tx:
+            lifecycle.complete(tx, attempt, result)
+        outcome = Outcome.COMPLETED
+        log.info("stage_completed", **dict(result.counts))
+    except LostLease as error:
+        log.warning("stage_lost_lease", detail=str(error))
+        return Outcome.LOST_LEASE
+    except Refused as refusal:
+        outcome = _refuse(attempt, refusal, ledger=ledger)
+    except Exception as error:
+        if not _fail(attempt, error, ledger=ledger, limits=limits):
+            raise
+        outcome = Outcome.EXHAUSTED
+    send_pending(ledger, sender)
+    return outcome
+
+
+def _claim(
+    stage: Stage, batch_id: str, *, ledger: Ledger, worker: str, limits: StageLimits
+) -> Assignment | None:
+    with ledger.transaction() as tx:
+        attempt = lifecycle.claim(
+            tx, batch_id, stage, worker=worker, lease=limits.lease, max_attempts=limits.max_attempts
+        )
+        if attempt is None:
+            return None
+        batch = tx.batch(batch_id)
+        if batch is None:
+            raise LostLease(f"batch {batch_id} vanished from the ledger")
+        contract = tx.contract(batch.source, batch.table, batch.contract_version).contract
+        area = _AREA_READ_BY.get(stage)
+        files = lifecycle.files_to_check(tx, batch, area) if area else []
+        return Assignment(attempt, batch, contract, tuple(files))
+
+
+def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
+    log.warning("stage_refused", reason=refusal.reason, detail=refusal.detail)
+    try:
+        with ledger.transaction() as tx:
+            lifecycle.refuse_attempt(
+                tx, attempt, reason=refusal.reason, detail=refusal.detail, files=refusal.evidence
+            )
+    except LostLease:
+        return Outcome.LOST_LEASE
+    return Outcome.REFUSED
+
+
+def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLimits) -> bool:
+    """Record a failed attempt; True if it was the last one allowed."""
+    detail = describe(error)
+    log.error("stage_failed", detail=detail, exc_info=error)
+    try:
+        with ledger.transaction() as tx:
+            batch = lifecycle.fail_attempt(tx, attempt, detail=detail, max_attempts=limits.max_attempts)
+    except LostLease:
+        return False
+    return batch.state.value == "failed"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one bounded line: its class, its text, and where in our code it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}{place}"[:MAX_DETAIL_CHARACTERS]
