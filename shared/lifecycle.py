@@ -7,7 +7,7 @@ files and outbox together. Which adapter lies below, and what else happens befor
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from shared.domain.batches import (
     GATE_STATES,
@@ -234,48 +234,66 @@ def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, max_attempts: int
 # ---- gates -------------------------------------------------------------------------------------------------
 
 
+def writer_of(area: Area) -> Stage:
+    """Return the stage whose attempts number the files of an area."""
+    return Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
+
+
 def files_to_check(tx: LedgerTransaction, batch: Batch, area: Area) -> list[DataFile]:
     """Return the files of the attempt that a batch stands on, in one area."""
-    stage = Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
-    return tx.files(batch_id=batch.id, areas=[area], attempt=batch.attempt_number(stage))
+    return tx.files(batch_id=batch.id, areas=[area], attempt=batch.attempt_number(writer_of(area)))
 
 
-def record_correct(tx: LedgerTransaction, file: DataFile, *, area: Area) -> Batch | None:
+def record_correct(tx: LedgerTransaction, file: DataFile, *, area: Area) -> bool:
+    """Record that a gate found a file as announced; False if its batch no longer stands before this gate."""
+    if _before_gate(tx, file, area=area) is None:
+        return False
+    tx.save_file(replace(file, status=FileStatus.CORRECT, reason=None, detail="", checked_at=tx.now()))
+    return True
+
+
+def open_gate(tx: LedgerTransaction, batch_id: str, *, area: Area, attempt: int) -> bool:
     """
-    Record that a gate found a file as announced. With the last one of the batch the gate opens.
+    Let a batch through a gate, if all its files are correct; False if they are not or it is through already.
 
-    Opening announces the copies in the next area, so that the ledger knows them before they exist. Returns
-    the batch as it stands then; None if it no longer stands before this gate with this file.
+    Names the copies in the next area. They must lie there already: whoever reads the ledger may rely on them.
     """
-    batch = _before_gate(tx, file, area=area)
+    batch = _standing_before_gate(tx, batch_id, area=area, attempt=attempt)
     if batch is None:
-        return None
-    now = tx.now()
-    tx.save_file(replace(file, status=FileStatus.CORRECT, reason=None, detail="", checked_at=now))
+        return False
     files = files_to_check(tx, batch, area)
-    if any(other.status is not FileStatus.CORRECT for other in files):
-        return batch
+    if not files or any(file.status is not FileStatus.CORRECT for file in files):
+        return False
+    now = tx.now()
     if (next_area := NEXT_AREA.get(area)) is not None:
-        for other in files:
-            tx.insert_file(_copy_of(other, batch, next_area, now))
+        for file in files:
+            announced = replace(file, status=FileStatus.ANNOUNCED, recorded_at=now, checked_at=None)
+            copy = replace(announced, area=next_area, location=copy_location(file, batch, next_area))
+            tx.insert_file(copy)
     if area is Area.FINAL:
-        batch = replace(batch, committed_attempt=file.attempt)
-    return _move(tx, batch, GATE_STATES[area][1], actor=f"gate:{area}")
+        batch = replace(batch, committed_attempt=attempt)
+    _move(tx, batch, GATE_STATES[area][1], actor=f"gate:{area}")
+    return True
+
+
+def copy_location(file: DataFile, batch: Batch, area: Area) -> Location:
+    """Return where the copy of a raw file lies in another area."""
+    key = raw_key(area, table=batch.table, batch_id=batch.id, attempt=file.attempt, part=file.part)
+    return Location(file.location.bucket, key)
 
 
 def record_incorrect(
     tx: LedgerTransaction, file: DataFile, *, area: Area, reason: Reason, detail: str
-) -> Batch | None:
-    """Record that a gate refused a file; its whole batch is quarantined. None if it no longer stands here."""
+) -> bool:
+    """Record that a gate refused a file: its whole batch is quarantined. False if it no longer stands here."""
     batch = _before_gate(tx, file, area=area)
     if batch is None:
-        return None
+        return False
     tx.save_file(
         replace(file, status=FileStatus.INCORRECT, reason=reason, detail=detail, checked_at=tx.now())
     )
-    return _move(
-        tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=f"gate:{area}", reason=reason
-    )
+    _move(tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=f"gate:{area}", reason=reason)
+    return True
 
 
 def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
@@ -289,23 +307,14 @@ def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
 def _before_gate(tx: LedgerTransaction, file: DataFile, *, area: Area) -> Batch | None:
     if file.batch_id is None:
         return None
-    batch = tx.batch(file.batch_id, lock=True)
+    return _standing_before_gate(tx, file.batch_id, area=area, attempt=file.attempt)
+
+
+def _standing_before_gate(tx: LedgerTransaction, batch_id: str, *, area: Area, attempt: int) -> Batch | None:
+    batch = tx.batch(batch_id, lock=True)
     if batch is None or batch.state is not GATE_STATES[area][0]:
         return None
-    stage = Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
-    return batch if batch.attempt_number(stage) == file.attempt else None
-
-
-def _copy_of(file: DataFile, batch: Batch, area: Area, now: datetime) -> DataFile:
-    key = raw_key(area, table=batch.table, batch_id=batch.id, attempt=file.attempt, part=file.part)
-    return replace(
-        file,
-        location=Location(file.location.bucket, key),
-        area=area,
-        status=FileStatus.ANNOUNCED,
-        recorded_at=now,
-        checked_at=None,
-    )
+    return batch if batch.attempt_number(writer_of(area)) == attempt else None
 
 
 # ---- cleaning ----------------------------------------------------------------------------------------------

@@ -104,6 +104,12 @@ class LedgerTransaction(Protocol):
         """Return batches by the time they were planned."""
         ...
 
+    def batches_to_wake(
+        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+    ) -> list[Batch]:
+        """Return batches in these states that were last woken before a moment, longest ago first."""
+        ...
+
     def save_batch(self, batch: Batch) -> Batch:
         """
         Write a changed batch and return it with its new revision.
@@ -260,9 +266,9 @@ class Upload(Protocol):
         """Add bytes."""
         ...
 
-    def complete(self, metadata: Mapping[str, str]) -> None:
+    def complete(self) -> None:
         """
-        Make the object appear, whole. `sha256` and the size are added to its metadata where the store can.
+        Make the object appear, whole. If it fails, the upload is aborted.
 
         Raises:
             ObjectConflict: if the key holds other bytes.
@@ -270,7 +276,11 @@ class Upload(Protocol):
         ...
 
     def abort(self) -> None:
-        """Give up; nothing stays. Harmless after `complete`."""
+        """
+        Give up; nothing stays. Harmless after `complete`, and repeated.
+
+        Raises nothing: what a store that is away keeps open, the sweeper finds by `open_uploads`.
+        """
         ...
 
 
@@ -304,11 +314,18 @@ class ObjectStore(Protocol):
 
         Raises:
             ObjectConflict: if the key holds other bytes.
+            Unavailable: also if the bytes that arrived are not those of `sha256`; nothing was stored then.
+            ValueError: if no HTTP header can carry the metadata: keys of `a-z0-9_-`, values of printable ASCII.
         """
         ...
 
-    def open_upload(self, location: Location) -> Upload:
-        """Begin an object of unknown size."""
+    def open_upload(self, location: Location, *, metadata: Mapping[str, str]) -> Upload:
+        """
+        Begin an object of unknown size.
+
+        S3 takes the metadata before the first part, so it holds what is known beforehand (batch, attempt,
+        part). Counts and checksums are known only at the end: they are in the ledger.
+        """
         ...
 
     def head(self, location: Location) -> ObjectInfo | None:
@@ -327,7 +344,7 @@ class ObjectStore(Protocol):
 
     def read(self, location: Location, *, start: int | None = None, length: int | None = None) -> bytes:
         """
-        Return an object's bytes; `start` negative counts from the end, as in a suffix range.
+        Return an object's bytes, as the slice `[start : start + length]`; `start` negative counts from the end.
 
         Raises:
             ObjectNotFound: if there is none.
@@ -348,8 +365,9 @@ class ObjectStore(Protocol):
         Copy an object with its metadata, once. Repeating it is no error.
 
         Raises:
-            ObjectNotFound: if the source is not there.
-            ObjectConflict: if the target holds other bytes.
+            ObjectNotFound: if neither the target nor the source is there.
+            ObjectConflict: if the target holds other bytes, or the source is known to.
+            ValueError: if the source is above 5 GiB, more than one copy can carry.
         """
         ...
 

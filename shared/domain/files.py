@@ -88,6 +88,9 @@ class DataFile:
     deleted_at: datetime | None = None
 
 
+# Of the 1024 bytes that S3 allows a key, what the area and the checksum leave.
+_MAX_KEY_BYTES_SET_ASIDE = 1024 - len("quarantine/") - len("@") - 16
+
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -131,14 +134,17 @@ def rejects_key(*, table: str, batch_id: str, attempt: int) -> str:
     return f"{Area.QUARANTINE}/{key_segment(table)}/{batch_id}/p{attempt}/rejects-00000.csv"
 
 
-def quarantine_key(key: str, *, entity_tag: str) -> str:
+def quarantine_key(key: str, *, sha256: str) -> str:
     """
-    Return where a refused object is set aside. Its entity tag keeps two objects of one key apart.
+    Return where a refused object is set aside. Its checksum keeps two objects of one key apart.
 
-    >>> quarantine_key("tmp/x.csv", entity_tag='"0cc1"')
-    'quarantine/tmp/x.csv@0cc1'
+    A key too long to be prolonged is cut; the whole of it stands in the ledger.
+
+    >>> quarantine_key("tmp/x.csv", sha256="0cc1" * 16)
+    'quarantine/tmp/x.csv@0cc10cc10cc10cc1'
     """
-    return f"{Area.QUARANTINE}/{key}@{entity_tag.strip(chr(34))}"
+    kept = key.encode()[:_MAX_KEY_BYTES_SET_ASIDE].decode(errors="ignore")
+    return f"{Area.QUARANTINE}/{kept}@{sha256[:16]}"
 
 
 _BATCH = r"(?P<batch_id>b[0-9a-f]{24})"

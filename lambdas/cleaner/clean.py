@@ -1,0 +1,104 @@
+"""
+The cleaner: the only part that deletes.
+
+Everything it does can be done again: a copy into quarantine is written once, a delete of what is gone is no
+error, and only then does the ledger say that the object is gone.
+"""
+
+from dataclasses import replace
+
+import structlog
+
+from shared import lifecycle
+from shared.domain.batches import HELD_STATES, Batch, Stage
+from shared.domain.files import (
+    TRANSIENT_AREAS,
+    Area,
+    DataFile,
+    FileStatus,
+    Location,
+    quarantine_key,
+)
+from shared.messages import CleanBatch, CleanMessage
+from shared.ports import Ledger, ObjectStore
+
+log = structlog.get_logger()
+
+
+def clean(message: CleanMessage, *, ledger: Ledger, store: ObjectStore) -> int:
+    """
+    Do what one message asks and return how many objects were deleted.
+
+    Raises:
+        Unavailable: if ledger or store do not answer; the message must come back.
+    """
+    if isinstance(message, CleanBatch):
+        return clean_batch(message.batch_id, ledger=ledger, store=store)
+    return set_foreign_aside(message.location, ledger=ledger, store=store)
+
+
+def clean_batch(batch_id: str, *, ledger: Ledger, store: ObjectStore) -> int:
+    """Delete what a batch no longer needs. Of a held batch the furthest copies are set aside first."""
+    with ledger.transaction() as tx:
+        batch = tx.batch(batch_id)
+        files = lifecycle.leftovers(tx, batch) if batch else []
+    if batch is None or not files:
+        return 0
+    if batch.state in HELD_STATES:
+        for file in _furthest_copies(batch, files):
+            _set_aside(file, ledger=ledger, store=store)
+    for file in files:
+        store.delete(file.location)
+    with ledger.transaction() as tx:
+        for file in files:
+            lifecycle.record_deleted(tx, file.location)
+    log.info("batch_cleaned", object_count=len(files))
+    return len(files)
+
+
+def set_foreign_aside(location: Location, *, ledger: Ledger, store: ObjectStore) -> int:
+    """Move an object into quarantine, if the ledger knows it as one that no attempt wrote."""
+    with ledger.transaction() as tx:
+        file = tx.file(location)
+    if file is None or file.batch_id is not None or file.area is Area.QUARANTINE:
+        return 0
+    _set_aside(file, ledger=ledger, store=store)
+    store.delete(location)
+    with ledger.transaction() as tx:
+        lifecycle.record_deleted(tx, location)
+    return 1
+
+
+def _furthest_copies(batch: Batch, files: list[DataFile]) -> list[DataFile]:
+    """Return, for each part of the attempt that was refused, the copy that went furthest."""
+    furthest: dict[int, DataFile] = {}
+    order = {area: index for index, area in enumerate(TRANSIENT_AREAS)}
+    for file in files:
+        if file.area not in order or file.attempt != batch.attempt_number(Stage.EXTRACT):
+            continue
+        known = furthest.get(file.part)
+        if known is None or order[file.area] > order[known.area]:
+            furthest[file.part] = file
+    return list(furthest.values())
+
+
+def _set_aside(file: DataFile, *, ledger: Ledger, store: ObjectStore) -> None:
+    info = store.head(file.location)
+    if info is None:
+        return
+    # What lies there may not be what the ledger lists: that may be why it was refused.
+    sha256 = store.sha256(file.location)
+    target = Location(file.location.bucket, quarantine_key(file.location.key, sha256=sha256))
+    store.copy(file.location, target, sha256=sha256)
+    with ledger.transaction() as tx:
+        tx.insert_file(
+            replace(
+                file,
+                location=target,
+                area=Area.QUARANTINE,
+                file_size_in_bytes=info.file_size_in_bytes,
+                sha256=sha256,
+                status=FileStatus.INCORRECT if file.status is FileStatus.INCORRECT else FileStatus.CORRECT,
+                recorded_at=tx.now(),
+            )
+        )

@@ -1,0 +1,12 @@
+"""The Lambda at the door of `input/`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lambdas.gate import handle_area
+from shared.domain.files import Area
+
+
+def handle(event: Mapping[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001  Lambda's signature
+    """Check what an SQS event names in `input/`."""
+    return handle_area(Area.INPUT, event)

@@ -1,0 +1,1 @@
+"""Heals everything that was recorded but never happened, and everything that happened but was never recorded."""

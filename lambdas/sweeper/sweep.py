@@ -1,0 +1,194 @@
+"""
+The sweeper: what makes the fleet converge with every queue purged and every event lost.
+
+It resends messages that never left, frees leases of dead workers, wakes batches that nobody moved, has the
+cleaner look at leftovers, and removes objects and uploads of attempts that died before they could record them.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum, auto
+
+import structlog
+
+from lambdas.gate import foreign_file
+from shared import lifecycle
+from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST
+from shared.domain.files import TRANSIENT_AREAS, Area, ParsedKey
+from shared.messages import clean_message
+from shared.outbox import send_pending
+from shared.ports import (
+    Ledger,
+    LedgerTransaction,
+    ObjectInfo,
+    ObjectStore,
+    OutboxMessage,
+    QueueName,
+    QueueSender,
+)
+
+log = structlog.get_logger()
+
+#: States in which a batch waits for a message.
+WAITING_STATES = frozenset(
+    {states.waiting for states in STAGE_STATES.values()} | {checked for checked, _ in GATE_STATES.values()}
+)
+
+_MAX_DOUBLINGS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SweepLimits:
+    """How patient a sweep is, and how much it does at once."""
+
+    #: A batch that nobody moved for so long is woken; the second time after twice that, and so on.
+    wake_after: timedelta = timedelta(seconds=60)
+    #: Objects and uploads that the ledger does not name are left alone for so long. Longer than any attempt.
+    stray_after: timedelta = timedelta(hours=2)
+    #: The most batches, leases or objects that one step handles.
+    step_limit: int = 1_000
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What a sweep did, by step."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, count: int) -> None:
+        """Count what a step did."""
+        self.counts[name] = self.counts.get(name, 0) + count
+
+
+def sweep(
+    *,
+    ledger: Ledger,
+    store: ObjectStore,
+    sender: QueueSender,
+    buckets: Collection[str],
+    limits: SweepLimits,
+    max_attempts: int,
+    areas: Collection[Area] = TRANSIENT_AREAS,
+) -> SweepReport:
+    """
+    Heal what can be healed now. Sweeps may overlap and repeat; each step is safe to do twice.
+
+    `areas` are searched for strays: the transient ones each time, `final/`, which is long, now and then.
+
+    Raises:
+        Unavailable: if ledger or store do not answer. What was healed before stays healed.
+    """
+    report = SweepReport()
+    report.add("leases_expired", _expire_leases(ledger, limits=limits, max_attempts=max_attempts))
+    report.add("batches_woken", _wake_batches(ledger, limits=limits))
+    report.add("batches_to_clean", _send_to_cleaner(ledger, limits=limits))
+    report.add("messages_sent", send_pending(ledger, sender))
+    for bucket in sorted(buckets):
+        report.add("uploads_aborted", _abort_uploads(bucket, ledger=ledger, store=store, limits=limits))
+        for area in areas:
+            _remove_strays(bucket, area, report, ledger=ledger, store=store, limits=limits)
+    log.info("swept", **report.counts)
+    return report
+
+
+def _expire_leases(ledger: Ledger, *, limits: SweepLimits, max_attempts: int) -> int:
+    with ledger.transaction() as tx:
+        attempts = tx.expired_attempts(limit=limits.step_limit)
+    expired = 0
+    for attempt in attempts:
+        with ledger.transaction() as tx:
+            expired += lifecycle.expire_attempt(tx, attempt, max_attempts=max_attempts)
+    return expired
+
+
+def _wake_batches(ledger: Ledger, *, limits: SweepLimits) -> int:
+    with ledger.transaction() as tx:
+        now = tx.now()
+        batches = tx.batches_to_wake(
+            states=WAITING_STATES, woken_before=now - limits.wake_after, limit=limits.step_limit
+        )
+    woken = 0
+    for batch in batches:
+        patience = limits.wake_after * 2 ** min(batch.wake_count - 1, _MAX_DOUBLINGS)
+        if batch.woken_at is not None and batch.wake_count > 1 and now - batch.woken_at < patience:
+            continue
+        with ledger.transaction() as tx:
+            woken += lifecycle.wake(tx, batch.id, state=batch.state)
+    return woken
+
+
+def _send_to_cleaner(ledger: Ledger, *, limits: SweepLimits) -> int:
+    with ledger.transaction() as tx:
+        settled_before = tx.now() - limits.wake_after
+        batches = [
+            batch
+            for batch in tx.batches_with_leftovers(limit=limits.step_limit)
+            if batch.changed_at < settled_before
+        ]
+        for batch in batches:
+            tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+    return len(batches)
+
+
+# ---- what the ledger does not name ---------------------------------------------------------------------------
+
+
+def _abort_uploads(bucket: str, *, ledger: Ledger, store: ObjectStore, limits: SweepLimits) -> int:
+    with ledger.transaction() as tx:
+        begun_before = tx.now() - limits.stray_after
+    aborted = 0
+    for upload in store.open_uploads(bucket):
+        if upload.initiated_at < begun_before:
+            store.abort_upload(upload)
+            aborted += 1
+    return aborted
+
+
+def _remove_strays(
+    bucket: str, area: Area, report: SweepReport, *, ledger: Ledger, store: ObjectStore, limits: SweepLimits
+) -> None:
+    with ledger.transaction() as tx:
+        written_before = tx.now() - limits.stray_after
+    for info in store.list(bucket, f"{area}/"):
+        if info.last_modified < written_before:
+            _judge_stray(info, area, report, ledger=ledger, store=store)
+
+
+def _judge_stray(
+    info: ObjectInfo, area: Area, report: SweepReport, *, ledger: Ledger, store: ObjectStore
+) -> None:
+    with ledger.transaction() as tx:
+        file = tx.file(info.location)
+        if file is not None and file.deleted_at is None:
+            return
+        origin = _origin_of(tx, info)
+        if origin is _Origin.FOREIGN:
+            lifecycle.record_foreign(tx, foreign_file(info, area=area))
+            report.add("foreign_objects", 1)
+    if origin is _Origin.DEAD_ATTEMPT:
+        store.delete(info.location)
+        report.add("strays_removed", 1)
+        log.warning("stray_removed", bucket=info.location.bucket, key=info.location.key)
+
+
+class _Origin(Enum):
+    #: An attempt that still speaks for its batch, or a gate at work: it will be recorded, or die.
+    LIVE_ATTEMPT = auto()
+    #: An attempt that ended, or a copy that was deleted and came back.
+    DEAD_ATTEMPT = auto()
+    #: Nobody of ours.
+    FOREIGN = auto()
+
+
+def _origin_of(tx: LedgerTransaction, info: ObjectInfo) -> _Origin:
+    """Say who wrote an object that the ledger does not name."""
+    parsed = ParsedKey.of(info.location.key)
+    batch = tx.batch(parsed.batch_id) if parsed else None
+    if parsed is None or batch is None or batch.bucket != info.location.bucket:
+        return _Origin.FOREIGN
+    latest = batch.attempt_number(lifecycle.writer_of(parsed.area))
+    if not 1 <= parsed.attempt <= latest:
+        return _Origin.FOREIGN
+    is_live = parsed.attempt == latest and batch.state not in STATES_AT_REST
+    return _Origin.LIVE_ATTEMPT if is_live else _Origin.DEAD_ATTEMPT

@@ -1,0 +1,40 @@
+"""What every process of the fleet is connected to, put together in one place from its settings."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from shared.ledger.postgres import PostgresLedger
+from shared.object_store.s3 import S3ObjectStore, make_s3_client
+from shared.ports import Ledger, ObjectStore, QueueSender, SecretStore
+from shared.queues.sqs import SqsSender, make_sqs_client
+from shared.secrets.resolver import SecretResolver
+from shared.settings import FleetSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The ports of a process. Connections are made at first use."""
+
+    settings: FleetSettings
+    ledger: Ledger
+    store: ObjectStore
+    sender: QueueSender
+    secrets: SecretStore
+
+    @classmethod
+    def connect(cls, settings: FleetSettings) -> Self:
+        """
+        Put the adapters together.
+
+        Raises:
+            SecretNotFound: if the reference to the ledger's DSN leads nowhere.
+            Unavailable: if the store behind that reference does not answer.
+        """
+        secrets = SecretResolver(region=settings.region)
+        return cls(
+            settings=settings,
+            ledger=PostgresLedger(secrets.resolve(settings.ledger_dsn)),
+            store=S3ObjectStore(make_s3_client(settings.region)),
+            sender=SqsSender(make_sqs_client(settings.region), settings.queue_urls),
+            secrets=secrets,
+        )
