@@ -1,0 +1,37 @@
+"""
+A contract as canonical JSON: equal contracts have equal text, so that one hash tells whether a table's changed.
+
+Times are ISO 8601 durations, enumerations their slugs; every name of an object stands in the order of its code
+points; nothing but ASCII.
+"""
+
+import hashlib
+import json
+
+from pydantic import TypeAdapter
+
+from shared.domain.contracts import TableContract
+
+_CONTRACT = TypeAdapter(TableContract)
+
+
+def to_json(contract: TableContract) -> str:
+    """Return a contract as canonical JSON."""
+    return json.dumps(
+        _CONTRACT.dump_python(contract, mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+
+
+def from_json(text: str) -> TableContract:
+    """
+    Read a contract. Fields that it does not have yet take their defaults.
+
+    Raises:
+        ValueError: if the text is no contract.
+    """
+    return _CONTRACT.validate_json(text, strict=True)
+
+
+def sha256_of(contract: TableContract) -> str:
+    """Return the SHA-256 of a contract's canonical JSON in lower-case hexadecimal."""
+    return hashlib.sha256(to_json(contract).encode()).hexdigest()

@@ -1,0 +1,405 @@
+"""
+A ledger in memory, for tests and simulations: the semantics of the real one, thousands of transactions a second.
+
+One transaction runs at a time; others wait for it, so nobody ever meets a lock. What a transaction changed is undone,
+last change first, if it raises.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from itertools import count
+from typing import TypeVar
+
+from shared.domain.batches import (
+    EDGES,
+    STATES_AT_REST,
+    STATES_IN_FINAL,
+    Attempt,
+    AttemptState,
+    Batch,
+    BatchEvent,
+    BatchState,
+    Stage,
+)
+from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
+from shared.errors import IllegalTransition, StaleRevision
+from shared.ports import LedgerTransaction, OutboxMessage, PendingMessage
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+_Undo = Callable[[], object]
+
+
+class MemoryLedger:
+    """The tables, and the one transaction that may change them."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._tables = _Tables()
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[LedgerTransaction]:
+        """
+        Begin a transaction, after the one that is under way.
+
+        Raises:
+            RuntimeError: if this thread is in a transaction already; it would wait for itself.
+        """
+        if self._holder == threading.get_ident():
+            raise RuntimeError("this thread is in a transaction of the ledger already; end it first")
+        with self._lock:
+            self._holder = threading.get_ident()
+            transaction = _MemoryTransaction(self._tables, self._clock)
+            try:
+                yield transaction
+            except BaseException:
+                transaction.roll_back()
+                raise
+            finally:
+                transaction.end()
+                self._holder = None
+
+
+class _Tables:
+    """Every row, by its identity; rows of one batch also by batch."""
+
+    def __init__(self) -> None:
+        #: The versions of a table's contract, by source and table.
+        self.contracts: dict[tuple[str, str], dict[int, ContractVersion]] = {}
+        self.watermarks: dict[tuple[str, str], datetime] = {}
+        self.batches: dict[str, Batch] = {}
+        self.batch_of_slot: dict[tuple[str, str, str], str] = {}
+        self.attempts: dict[str, dict[tuple[Stage, int], Attempt]] = {}
+        self.running: dict[tuple[str, Stage, int], datetime] = {}
+        self.events: dict[str, list[BatchEvent]] = {}
+        self.manifests: dict[tuple[str, Stage, int], str] = {}
+        self.files: dict[Location, DataFile] = {}
+        self.files_of_batch: dict[str, dict[Location, None]] = {}
+        self.evidence: dict[str, dict[tuple[int, str], MaskEvidence]] = {}
+        self.outbox: dict[int, OutboxMessage] = {}
+        # As a sequence of the database, it does not go back with a transaction.
+        self.message_ids = count(1)
+
+
+class _MemoryTransaction:
+    """One transaction: what it changed, and how to undo that."""
+
+    def __init__(self, tables: _Tables, clock: Callable[[], datetime]) -> None:
+        self._open_tables: _Tables | None = tables
+        self._clock = clock
+        self._undo: list[_Undo] = []
+
+    def roll_back(self) -> None:
+        """Undo every change, the last one first."""
+        while self._undo:
+            self._undo.pop()()
+
+    def end(self) -> None:
+        """Let nobody write through this transaction any more."""
+        self._open_tables = None
+
+    @property
+    def _tables(self) -> _Tables:
+        if self._open_tables is None:
+            raise RuntimeError("this transaction of the ledger has ended; begin another one")
+        return self._open_tables
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    # Contracts and watermarks.
+
+    def latest_contract(self, source: str, table: str) -> ContractVersion | None:
+        versions = self._tables.contracts.get((source, table))
+        return versions[max(versions)] if versions else None
+
+    def contract(self, source: str, table: str, version: int) -> ContractVersion:
+        found = self._tables.contracts.get((source, table), {}).get(version)
+        if found is None:
+            raise KeyError(f"the ledger holds no contract {source}.{table} version {version}")
+        return found
+
+    def latest_contracts(self) -> list[ContractVersion]:
+        return [versions[max(versions)] for _, versions in sorted(self._tables.contracts.items()) if versions]
+
+    def insert_contract(self, contract: ContractVersion) -> bool:
+        table = (contract.contract.source, contract.contract.table)
+        return self._insert(self._tables.contracts.setdefault(table, {}), contract.version, contract)
+
+    def watermark(self, source: str, table: str) -> datetime | None:
+        return self._tables.watermarks.get((source, table))
+
+    def set_watermark(self, source: str, table: str, planned_until: datetime) -> None:
+        self._put(self._tables.watermarks, (source, table), planned_until)
+
+    # Batches, attempts, events.
+
+    def insert_batch(self, batch: Batch) -> bool:
+        self.contract(batch.source, batch.table, batch.contract_version)
+        slot = (batch.source, batch.table, batch.slot)
+        if batch.id in self._tables.batches or slot in self._tables.batch_of_slot:
+            return False
+        self._put(self._tables.batches, batch.id, batch)
+        self._put(self._tables.batch_of_slot, slot, batch.id)
+        return True
+
+    def batch(self, batch_id: str, *, lock: bool = False) -> Batch | None:  # noqa: ARG002 - nobody else is here
+        return self._tables.batches.get(batch_id)
+
+    def batches(
+        self,
+        *,
+        source: str | None = None,
+        table: str | None = None,
+        states: Collection[BatchState] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Batch]:
+        found = [
+            batch
+            for batch in self._tables.batches.values()
+            if (source is None or batch.source == source)
+            and (table is None or batch.table == table)
+            and (states is None or batch.state in states)
+        ]
+        found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
+        return found[:limit]
+
+    def save_batch(self, batch: Batch) -> Batch:
+        stored = self._tables.batches.get(batch.id)
+        if stored is None or stored.revision != batch.revision:
+            found = "no such batch" if stored is None else f"revision {stored.revision}"
+            raise StaleRevision(
+                f"batch {batch.id}: expected revision {batch.revision}, found {found}; read it again"
+            )
+        if stored.state is not batch.state and (stored.state, batch.state) not in EDGES:
+            raise IllegalTransition(f"batch {batch.id}: no edge leads from {stored.state} to {batch.state}")
+        saved = replace(
+            batch,
+            source=stored.source,
+            table=stored.table,
+            slot=stored.slot,
+            window=stored.window,
+            bucket=stored.bucket,
+            planned_at=stored.planned_at,
+            revision=batch.revision + 1,
+        )
+        self._put(self._tables.batches, batch.id, saved)
+        return saved
+
+    def insert_attempt(self, attempt: Attempt) -> None:
+        self._require_batch(attempt.batch_id)
+        attempts = self._tables.attempts.setdefault(attempt.batch_id, {})
+        if not self._insert(attempts, (attempt.stage, attempt.number), attempt):
+            raise StaleRevision(
+                f"batch {attempt.batch_id}: attempt {attempt.number} of {attempt.stage} is there already"
+            )
+        self._note_lease(attempt)
+
+    def attempt(self, batch_id: str, stage: Stage, number: int) -> Attempt | None:
+        return self._tables.attempts.get(batch_id, {}).get((stage, number))
+
+    def attempts(self, batch_id: str) -> list[Attempt]:
+        return list(self._tables.attempts.get(batch_id, {}).values())
+
+    def expired_attempts(self, *, limit: int) -> list[Attempt]:
+        now = self._clock()
+        expired = sorted((lease, key) for key, lease in self._tables.running.items() if lease <= now)
+        return [self._tables.attempts[batch_id][stage, n] for _, (batch_id, stage, n) in expired[:limit]]
+
+    def save_attempt(self, attempt: Attempt) -> None:
+        stored = self.attempt(attempt.batch_id, attempt.stage, attempt.number)
+        if stored is None:
+            raise KeyError(
+                f"the ledger holds no attempt {attempt.number} of {attempt.stage} of batch {attempt.batch_id}"
+            )
+        saved = replace(attempt, worker=stored.worker, claimed_at=stored.claimed_at)
+        self._put(self._tables.attempts[attempt.batch_id], (attempt.stage, attempt.number), saved)
+        self._note_lease(saved)
+
+    def _note_lease(self, attempt: Attempt) -> None:
+        key = (attempt.batch_id, attempt.stage, attempt.number)
+        if attempt.state is AttemptState.RUNNING:
+            self._put(self._tables.running, key, attempt.lease_until)
+        else:
+            self._remove(self._tables.running, key)
+
+    def append_event(self, event: BatchEvent) -> None:
+        self._require_batch(event.batch_id)
+        events = self._tables.events.setdefault(event.batch_id, [])
+        if event.sequence <= len(events):
+            raise StaleRevision(f"batch {event.batch_id}: event {event.sequence} is there already")
+        last_state = events[-1].to_state if events else None
+        follows = event.sequence == len(events) + 1 and event.from_state is last_state
+        allowed = (
+            event.to_state is BatchState.PLANNED
+            if event.from_state is None
+            else (event.from_state, event.to_state) in EDGES
+        )
+        if not (follows and allowed):
+            raise IllegalTransition(
+                f"batch {event.batch_id}: event {event.sequence} leads from {event.from_state} to "
+                f"{event.to_state}, but its history ends with event {len(events)} in {last_state}"
+            )
+        events.append(event)
+        self._undo.append(events.pop)
+
+    def events(self, batch_id: str) -> list[BatchEvent]:
+        return list(self._tables.events.get(batch_id, ()))
+
+    def insert_manifest(
+        self, batch_id: str, stage: Stage, attempt: int, document: Mapping[str, object]
+    ) -> None:
+        text = json.dumps(document, allow_nan=False)
+        if self.attempt(batch_id, stage, attempt) is None:
+            raise KeyError(f"the ledger holds no attempt {attempt} of {stage} of batch {batch_id}")
+        if not self._insert(self._tables.manifests, (batch_id, stage, attempt), text):
+            raise StaleRevision(
+                f"batch {batch_id}: the manifest of attempt {attempt} of {stage} is there already"
+            )
+
+    def manifest(self, batch_id: str, stage: Stage, attempt: int) -> Mapping[str, object] | None:
+        text = self._tables.manifests.get((batch_id, stage, attempt))
+        if text is None:
+            return None
+        document: dict[str, object] = json.loads(text)
+        return document
+
+    # Files.
+
+    def insert_file(self, file: DataFile) -> bool:
+        if file.batch_id is not None:
+            self._require_batch(file.batch_id)
+        if file.recorded_at is None:
+            file = replace(file, recorded_at=self._clock())
+        if not self._insert(self._tables.files, file.location, file):
+            return False
+        if file.batch_id is not None:
+            self._insert(self._tables.files_of_batch.setdefault(file.batch_id, {}), file.location, None)
+        return True
+
+    def file(self, location: Location) -> DataFile | None:
+        return self._tables.files.get(location)
+
+    def files(
+        self,
+        *,
+        batch_id: str | None = None,
+        areas: Collection[Area] | None = None,
+        attempt: int | None = None,
+        present_only: bool = False,
+        limit: int | None = None,
+    ) -> list[DataFile]:
+        found = [
+            file
+            for file in self._files(batch_id)
+            if (areas is None or file.area in areas)
+            and (attempt is None or file.attempt == attempt)
+            and not (present_only and file.deleted_at is not None)
+        ]
+        found.sort(key=lambda file: (file.location.key, file.location.bucket))
+        return found[:limit]
+
+    def _files(self, batch_id: str | None) -> Iterator[DataFile]:
+        if batch_id is None:
+            return iter(self._tables.files.values())
+        locations = self._tables.files_of_batch.get(batch_id, {})
+        return (self._tables.files[location] for location in locations)
+
+    def save_file(self, file: DataFile) -> None:
+        stored = self.file(file.location)
+        if stored is None:
+            raise KeyError(f"{file.location}: the ledger holds no such file")
+        saved = replace(
+            stored,
+            status=file.status,
+            reason=file.reason,
+            detail=file.detail,
+            checked_at=file.checked_at,
+            deleted_at=file.deleted_at,
+        )
+        self._put(self._tables.files, file.location, saved)
+
+    def batches_with_leftovers(self, *, limit: int) -> list[Batch]:
+        found = [batch for batch in self._tables.batches.values() if self._has_leftovers(batch)]
+        found.sort(key=lambda batch: (batch.changed_at, batch.id))
+        return found[:limit]
+
+    def _has_leftovers(self, batch: Batch) -> bool:
+        if batch.state not in STATES_AT_REST | STATES_IN_FINAL:
+            return False
+        return any(
+            file.area in TRANSIENT_AREAS
+            or (
+                file.area is Area.FINAL
+                and batch.state in STATES_AT_REST
+                and file.attempt != batch.committed_attempt
+            )
+            for file in self._files(batch.id)
+            if file.deleted_at is None
+        )
+
+    # Evidence.
+
+    def insert_mask_evidence(self, evidence: Sequence[MaskEvidence]) -> None:
+        for item in evidence:
+            self._require_batch(item.batch_id)
+            rows = self._tables.evidence.setdefault(item.batch_id, {})
+            self._insert(rows, (item.attempt, item.column), item)
+
+    def mask_evidence(self, batch_id: str) -> list[MaskEvidence]:
+        return [item for _, item in sorted(self._tables.evidence.get(batch_id, {}).items())]
+
+    # Outbox.
+
+    def post(self, message: OutboxMessage) -> None:
+        self._put(self._tables.outbox, next(self._tables.message_ids), message)
+
+    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+        # Sorted, for a rollback puts back at the end what it gives back.
+        return [PendingMessage(*row) for row in sorted(self._tables.outbox.items())[:limit]]
+
+    def mark_sent(self, message_ids: Collection[int]) -> None:
+        for message_id in message_ids:
+            self._remove(self._tables.outbox, message_id)
+
+    def pending_message_count(self) -> int:
+        return len(self._tables.outbox)
+
+    # Single runners.
+
+    def try_lock(self, name: str) -> bool:  # noqa: ARG002 - nobody else is here
+        return True
+
+    # Changes that can be undone.
+
+    def _put(self, rows: dict[Key, Value], key: Key, value: Value) -> None:
+        if key in rows:
+            before = rows[key]
+            self._undo.append(lambda: rows.__setitem__(key, before))
+        else:
+            self._undo.append(lambda: rows.pop(key))
+        rows[key] = value
+
+    def _insert(self, rows: dict[Key, Value], key: Key, value: Value) -> bool:
+        if key in rows:
+            return False
+        self._put(rows, key, value)
+        return True
+
+    def _remove(self, rows: dict[Key, Value], key: Key) -> None:
+        if key in rows:
+            before = rows.pop(key)
+            self._undo.append(lambda: rows.__setitem__(key, before))
+
+    def _require_batch(self, batch_id: str) -> None:
+        if batch_id not in self._tables.batches:
+            raise KeyError(f"the ledger holds no batch {batch_id}")
