@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pwd
+import shlex
 import signal
 import subprocess
 import time
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 HOME_VARIABLE = "ESCLUSA_HOME"
 SUPERVISED_BY_VARIABLE = "ESCLUSA_SUPERVISED_BY"
 DEFAULT_HOME = ".esclusa"
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
 # psutil derives the creation time from the boot time, which moves when the clock is set.
 CREATION_TIME_TOLERANCE_SECONDS = 2.0
@@ -106,6 +108,7 @@ class ProcessRecord:
     """A process that was started. The creation time tells it from a later one with the same pid."""
 
     name: str
+    command: list[str]
     pid: int
     created_at_epoch_seconds: float
     stop_signal: int
@@ -125,10 +128,13 @@ class Supervisor:
         Start a process in a session of its own; return False if it runs already.
 
         Raises:
+            ConfigurationError: if it runs already with another command line: on another port, say.
             Unavailable: if the program cannot be started.
         """
-        if self.is_alive(spec.name):
-            return False
+        for record in read_state(self.home):
+            if record.name == spec.name and find_process(record):
+                require_same_command(record, spec)
+                return False
         with self.home.log_file(spec.name).open("ab") as log_file:
             child = spawn(spec, home=self.home, log_file=log_file)
         self._children[child.pid] = child
@@ -293,7 +299,7 @@ def spawn(spec: ProcessSpec, *, home: Home, log_file: IO[bytes]) -> subprocess.P
     Raises:
         Unavailable: if it cannot be started.
     """
-    environment = {**os.environ, **spec.environment}
+    environment = {**inherited_environment(), **spec.environment}
     environment |= {HOME_VARIABLE: str(home.path), SUPERVISED_BY_VARIABLE: str(home.path)}
     try:
         return subprocess.Popen(
@@ -312,11 +318,38 @@ def spawn(spec: ProcessSpec, *, home: Home, log_file: IO[bytes]) -> subprocess.P
         raise Unavailable(f"{spec.name}: could not start {spec.command[0]}: {error}") from error
 
 
+def require_same_command(record: ProcessRecord, spec: ProcessSpec) -> None:
+    """
+    Check that a process that runs is the one wanted.
+
+    Raises:
+        ConfigurationError: if it was started with another command line.
+    """
+    if record.command != list(spec.command):
+        raise ConfigurationError(
+            f"{record.name} (pid {record.pid}) runs already, but with other settings: expected "
+            f"{shlex.join(spec.command)}, found {shlex.join(record.command)}; stop the stack first"
+        )
+
+
+def inherited_environment() -> dict[str, str]:
+    """
+    Return what a process takes over from the command that starts it.
+
+    Without AWS_*: a profile or an endpoint of the person at the keyboard must not lead to a real account.
+    With our own source on the path: a clone need not be installed.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    paths = [str(SOURCE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
 def record_of(spec: ProcessSpec, pid: int) -> ProcessRecord:
     """Return what to remember of a process that has just been started."""
     return ProcessRecord(
         name=spec.name,
         pid=pid,
+        command=list(spec.command),
         created_at_epoch_seconds=psutil.Process(pid).create_time(),
         stop_signal=spec.stop_signal,
         stop_seconds=spec.stop_seconds,

@@ -1,0 +1,65 @@
+"""Real servers for the tests, all on loopback and on free ports; one of each to a test process."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from local import aws
+from local.ports import find_free_port
+from local.postgres import EmbeddedPostgres
+from local.processes import Home, supervise
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A directory that every user may pass through: PostgreSQL runs as another one if the tests run as root."""
+    directory = Path(tempfile.mkdtemp(prefix="esclusa-tests-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server without durability, for the whole session."""
+    with EmbeddedPostgres(server_directory / "postgres", find_free_port(), durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_database(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """The DSN of a new, empty database; the role owns everything. It is dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield postgres_server.dsn(name)
+    with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def ministack(server_directory: Path) -> Iterator[str]:
+    """The base URL of a local AWS server with nothing in it, for the whole session."""
+    home, port = Home(server_directory / "aws"), find_free_port()
+    with supervise(home, purpose="tests") as supervisor:
+        aws.start(supervisor, port)
+        yield aws.endpoint_url(port)
+        supervisor.stop_all()
+
+
+@pytest.fixture
+def aws_env(ministack: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment with which boto3 reaches the local AWS server, set for this test and returned."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    environment = aws.client_environment(int(ministack.rpartition(":")[2]))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
