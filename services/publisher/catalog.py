@@ -1,0 +1,199 @@
+"""
+The port to the lake catalog: external tables over the committed files in `final/`.
+
+An incremental table has one partition per batch, whose location is the folder of the committed attempt. A replaced
+table has no partitions; its own location is the folder of the newest snapshot. Either appears by one call, so a
+reader sees a batch whole or not at all, and never a file that the ledger has not committed.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from shared.domain.contracts import Column, ColumnKind, ColumnType, PublishMode, TableContract
+from shared.domain.files import Area, Location, key_segment
+from shared.domain.reasons import Reason
+from shared.errors import Refused
+
+#: Partition keys. Not `day` and `batch`, which a source may well have as columns of its own.
+DAY_KEY, BATCH_KEY = "esclusa_day", "esclusa_batch"
+
+# Redshift's limit of an external table, less the two pseudo-columns and the two keys of ours.
+# Source: Amazon Redshift Developer Guide, CREATE EXTERNAL TABLE: 1,598 columns, 1,597 with pseudo-columns.
+MAX_COLUMNS = 1595
+# Source: AWS Glue API, Column: Name 1 to 255 bytes of a single line.
+MAX_NAME_BYTES = 255
+
+_HIVE_TYPES = {
+    ColumnKind.STRING: "string",
+    ColumnKind.BOOLEAN: "boolean",
+    ColumnKind.INT16: "smallint",
+    ColumnKind.INT32: "int",
+    ColumnKind.INT64: "bigint",
+    ColumnKind.FLOAT32: "float",
+    ColumnKind.FLOAT64: "double",
+    ColumnKind.DATE: "date",
+    ColumnKind.TIMESTAMP: "timestamp",
+    # External tables know no zone: the files hold UTC, and the column's comment says so.
+    ColumnKind.TIMESTAMPTZ: "timestamp",
+    ColumnKind.JSON: "string",
+    ColumnKind.BINARY: "binary",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalColumn:
+    """A column by its name and Hive type."""
+
+    name: str
+    type: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTable:
+    """An external table as one version of its contract wants it."""
+
+    database: str
+    name: str
+    #: The table's name in its contract. Two of them can come to one name here; the second is refused.
+    table: str
+    columns: tuple[ExternalColumn, ...]
+    contract_version: int
+    #: The folder of all batches. Of a partitioned table nobody reads it; it is where people look.
+    folder: Location
+    is_partitioned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalBatch:
+    """One committed batch as readers find it."""
+
+    batch_id: str
+    #: `YYYY-MM-DD`, of its window.
+    day: str
+    window_end: datetime
+    #: The folder that holds its committed files and nothing else.
+    folder: Location
+    record_count: int
+    #: The publish attempt that speaks.
+    attempt: int
+
+
+class LakeCatalog(Protocol):
+    """
+    Where engines look up external tables. Both ways create database and table if absent, bring the table's columns
+    to its contract unless a newer contract was there, and repeat without harm.
+    """
+
+    def put_partition(self, table: ExternalTable, batch: ExternalBatch) -> None:
+        """
+        Show a batch as a partition of its own, at the folder given, wherever it was before.
+
+        Raises:
+            Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is not partitioned.
+            LostLease: if a later attempt has put the partition.
+            Unavailable: if the catalog does not answer.
+        """
+        ...
+
+    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
+        """
+        Make a batch the whole of a table; False, and nothing changed, if a newer snapshot is there.
+
+        Raises:
+            Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is partitioned.
+            LostLease: if a later attempt has put this snapshot.
+            Unavailable: if the catalog does not answer.
+        """
+        ...
+
+
+def external_table(contract: TableContract, *, contract_version: int, bucket: str) -> ExternalTable:
+    """
+    Return the external table of a contract.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE if a name cannot be carried; it names the column.
+    """
+    where = f"{contract.source}.{contract.table}"
+    columns = tuple(_external_column(column, where=where) for column in contract.output_columns)
+    seen: dict[str, str] = {DAY_KEY: "the partition key", BATCH_KEY: "the partition key"}
+    for column, external in zip(contract.output_columns, columns, strict=True):
+        if external.name in seen:
+            raise _incompatible(
+                where, f"column {column.name!r} and {seen[external.name]!r} are one name in lower case"
+            )
+        seen[external.name] = column.name
+    if len(columns) > MAX_COLUMNS:
+        raise _incompatible(where, f"expected at most {MAX_COLUMNS} columns, found {len(columns)}")
+    return ExternalTable(
+        database=database_name(bucket),
+        name=external_name(contract.table),
+        table=contract.table,
+        columns=columns,
+        contract_version=contract_version,
+        folder=Location(bucket, f"{Area.FINAL}/{key_segment(contract.table)}/"),
+        is_partitioned=contract.publishing.mode is not PublishMode.REPLACE,
+    )
+
+
+def database_name(bucket: str) -> str:
+    """
+    Return the Glue database of a source's bucket.
+
+    >>> database_name("acme-lake-web-shop")
+    'acme_lake_web_shop'
+    """
+    return bucket.replace("-", "_")
+
+
+def external_name(table: str) -> str:
+    """
+    Return a table's name as every engine takes it: lower case, letters, digits and underscores.
+
+    >>> external_name("Order Items/2026")
+    'order_items_2026'
+    """
+    return re.sub(r"[^a-z0-9_]", "_", table.lower())
+
+
+def hive_type(type_: ColumnType) -> str:
+    """
+    Return the Hive type of a column in Parquet.
+
+    >>> hive_type(ColumnType.parse("decimal(12,2)"))
+    'decimal(12,2)'
+    """
+    return str(type_) if type_.kind is ColumnKind.DECIMAL else _HIVE_TYPES[type_.kind]
+
+
+def describe_column(column: Column) -> str:
+    """Return what a reader has to know of a column's values; empty if they are what they seem."""
+    parts = []
+    if column.mask.changes_values:
+        parts.append(f"masked: {column.mask.kind}")
+    elif column.type.kind is ColumnKind.TIMESTAMPTZ:
+        parts.append("UTC")
+    elif column.type.kind is ColumnKind.JSON:
+        parts.append("JSON as text")
+    return "; ".join(parts)
+
+
+def _external_column(column: Column, *, where: str) -> ExternalColumn:
+    # Engines look columns up in Parquet by name, whatever its case. Any other change of the name would make
+    # them read NULLs, so a name is carried or refused, never bent.
+    name = column.name.lower()
+    if not 1 <= len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
+        raise _incompatible(
+            where,
+            f"column {column.name!r}: expected a printable name of 1 to {MAX_NAME_BYTES} bytes for an external table",
+        )
+    return ExternalColumn(name, hive_type(column.output_type), describe_column(column))
+
+
+def _incompatible(where: str, found: str) -> Refused:
+    return Refused(
+        Reason.TARGET_INCOMPATIBLE, f"{where}: {found}; rename it at the source or publish to `native` only"
+    )

@@ -1,0 +1,164 @@
+"""
+The port to the warehouse: what is loaded into a native table, what comes of it, and what people may ask.
+
+No SQL crosses it on the way in: each warehouse renders these operations in its own dialect.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.domain.contracts import Column, TableContract
+from shared.domain.counts import Count
+from shared.domain.files import DataFile
+from shared.domain.reasons import Reason
+from shared.domain.windows import Window
+from shared.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLoad:
+    """One batch on its way into the native table of its contract, by one attempt of the publisher."""
+
+    batch_id: str
+    slot: str
+    window: Window
+    contract: TableContract
+    contract_version: int
+    #: The publish attempt that speaks. A higher one that was there before makes this one void.
+    attempt: int
+    #: The committed Parquet files, all of them.
+    files: tuple[DataFile, ...]
+
+    @property
+    def record_count(self) -> int:
+        """Rows in the files, by the ledger."""
+        return sum(file.record_count for file in self.files)
+
+    @property
+    def manifest_sha256(self) -> str:
+        """What identifies the content: the exact files, in their order."""
+        return manifest_sha256(self.files)
+
+    @property
+    def ordering_column(self) -> Column | None:
+        """The cursor column, if its own values are in the files: it tells which of two versions is the newer."""
+        if self.contract.cursor is None:
+            return None
+        for column in self.contract.output_columns:
+            if column.name == self.contract.cursor.column and not column.mask.changes_values:
+                return column
+        return None
+
+
+def manifest_sha256(files: Sequence[DataFile]) -> str:
+    """Return the SHA-256 of a list of files: where they lie, and what is in them."""
+    listed = sorted((str(file.location), file.record_count, file.sha256) for file in files)
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What a load came to. `rows_staged` is the sum of the three others."""
+
+    rows_staged: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    #: Rows whose key had the same or a newer version, in the table or in the batch itself.
+    rows_unchanged: int = 0
+    #: A newer snapshot is in the table; nothing was changed.
+    is_superseded: bool = False
+    #: The same files were loaded before; nothing was changed, and the counts are those of that time.
+    was_loaded_before: bool = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The counts under their names in the ledger."""
+        return {
+            Count.ROWS_STAGED: self.rows_staged,
+            Count.ROWS_INSERTED: self.rows_inserted,
+            Count.ROWS_UPDATED: self.rows_updated,
+            Count.ROWS_UNCHANGED: self.rows_unchanged,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """The answer to a person's query."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    #: Whether there are more rows than were asked for.
+    is_cut: bool
+
+
+class Warehouse(Protocol):
+    """Where analysts find native tables: one view per table, `<source>.<table>`."""
+
+    def load(self, load: NativeLoad) -> LoadResult:
+        """
+        Bring a batch into its table in one transaction, together with the marker that makes repeating harmless.
+
+        append  The rows of this batch are in the table once, however often it is loaded.
+        merge   The newest version of each key stays; newer is by cursor, then by the end of the window.
+        replace The batch is the table; `is_superseded` if a newer snapshot is there already.
+
+        Raises:
+            Refused: if the rows do not arrive as the ledger counts them, a replace would empty the table, or the
+                target cannot hold the contract's names, types or key. Nothing was changed.
+            LostLease: if a later attempt has loaded the batch. Nothing was changed.
+            Unavailable: if warehouse or store did not answer. It may or may not be loaded; load again.
+        """
+        ...
+
+    def row_count(self, source: str, table: str) -> int:
+        """
+        Return how many rows analysts see in a table.
+
+        Raises:
+            KeyError: if there is no such table.
+            Unavailable: if the warehouse does not answer.
+        """
+        ...
+
+    def query(self, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:
+        """
+        Answer one statement of a person, who can change nothing with it.
+
+        Raises:
+            QueryFailed: if the warehouse refuses the statement, with its words.
+            Unavailable: if the warehouse does not answer.
+        """
+        ...
+
+
+class QueryFailed(Exception):
+    """The warehouse refused a person's query. The message is the warehouse's own."""
+
+
+#: Columns of ours begin with it, in base tables and in staging tables.
+RESERVED_PREFIX = "_esclusa_"
+#: Ends the schema of base tables. No source may be named so that its views fall into another's base schema.
+BASE_SUFFIX = "__base"
+
+
+def refuse_empty_replace(load: NativeLoad) -> None:
+    """
+    Refuse a snapshot without rows, unless the contract believes it.
+
+    Raises:
+        Refused: EMPTY_REPLACE.
+    """
+    if load.record_count == 0 and not load.contract.publishing.allow_empty:
+        raise Refused(
+            Reason.EMPTY_REPLACE,
+            f"{target_of(load)}: the snapshot of batch {load.batch_id} has no rows, and would empty the table; "
+            "if the source is rightly empty, set allow_empty for the table and replay the batch",
+        )
+
+
+def target_of(load: NativeLoad) -> str:
+    """Return the table of a load as people call it."""
+    return f"{load.contract.source}.{load.contract.table}"
