@@ -1,0 +1,94 @@
+"""What can be set of a worker, all in one model: the times depend on each other."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The longest that SQS keeps a message hidden after one receive.
+#: Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
+MAX_VISIBILITY_SECONDS = 12 * 3600
+
+
+class WorkerSettings(BaseSettings):
+    """
+    The settings of one worker process, from the environment: `ESCLUSA_CONCURRENCY` and so on.
+
+    Two chains of times, each of which has to rise strictly: a task is asked to stop, is killed, and only then
+    is its claim free for others; a receive waits for messages, is given up, and only then is a message that
+    got lost on its way here visible again.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True)
+
+    concurrency: PositiveInt = Field(1, description="Tasks at the same time, each in a process of its own.")
+    region: str | None = Field(
+        None, description="AWS region of the queue; if absent, what AWS_REGION and the AWS profile say."
+    )
+
+    soft_time_limit_seconds: PositiveInt = Field(840, description="A task is asked to stop.")
+    hard_time_limit_seconds: PositiveInt = Field(900, description="A task is killed.")
+    claim_lease_seconds: PositiveInt = Field(
+        960,
+        le=MAX_VISIBILITY_SECONDS,
+        description="Another worker may take over the claim of a task's batch. No message is held longer.",
+    )
+
+    wait_time_seconds: PositiveInt = Field(
+        10, le=20, description="A receive waits so long for messages. An idle worker takes as long to stop."
+    )
+    receive_timeout_seconds: PositiveInt = Field(
+        20, description="A receive that brought no answer by then is given up and made anew."
+    )
+    visibility_timeout_seconds: PositiveInt = Field(
+        120,
+        le=MAX_VISIBILITY_SECONDS,
+        description="A message in hand is hidden from other workers for so long, renewed each third of it "
+        "however long its task takes. After the death of a worker its messages are back by then.",
+    )
+
+    backoff_base_seconds: PositiveInt = Field(
+        10,
+        description="A message whose task failed comes back after so long, after its second failure "
+        "after twice that, and so on.",
+    )
+    backoff_max_seconds: PositiveInt = Field(
+        900, le=MAX_VISIBILITY_SECONDS, description="The longest that a failed message is put back for."
+    )
+
+    soft_shutdown_seconds: PositiveInt = Field(
+        60,
+        description="On SIGTERM running tasks may take so long to end; then they are killed and their messages "
+        "given back. The grace period of the container has to be longer by wait_time_seconds and a little.",
+    )
+    alive_file: Path | None = Field(
+        None, description="File touched each time the receive loop turns, for a liveness probe."
+    )
+
+    @property
+    def heartbeat_interval_seconds(self) -> float:
+        """Visibility is renewed this often: two renewals may fail before a message is delivered again."""
+        return self.visibility_timeout_seconds / 3
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        chains = (
+            ("soft_time_limit_seconds", "hard_time_limit_seconds", "claim_lease_seconds"),
+            ("wait_time_seconds", "receive_timeout_seconds", "visibility_timeout_seconds"),
+        )
+        mistakes = [
+            f"{lower} ({getattr(self, lower)}) has to be below {upper} ({getattr(self, upper)})"
+            for chain in chains
+            for lower, upper in pairwise(chain)
+            if getattr(self, lower) >= getattr(self, upper)
+        ]
+        if self.backoff_base_seconds > self.backoff_max_seconds:
+            mistakes.append(
+                f"backoff_base_seconds ({self.backoff_base_seconds}) may not be above "
+                f"backoff_max_seconds ({self.backoff_max_seconds})"
+            )
+        if mistakes:
+            raise ValueError("times that contradict each other: " + "; ".join(mistakes))
+        return self

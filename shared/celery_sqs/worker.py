@@ -1,0 +1,94 @@
+"""Start a worker, and stop it so that no message waits for a dead one."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+import billiard
+import structlog
+from celery import Celery
+from celery.apps.worker import Worker
+from celery.signals import worker_shutting_down
+
+from shared.celery_sqs.queue import SqsQueue
+from shared.errors import Unavailable
+
+log = structlog.get_logger()
+
+_START_RETRY_SECONDS = 5.0
+
+
+def run_worker(app: Celery) -> int:
+    """
+    Serve the app's queue until SIGTERM; return the exit code of the process.
+
+    On SIGTERM nothing more is received, running tasks get `soft_shutdown_seconds` to end, the rest is killed,
+    and every message still in hand is given back at once.
+
+    Raises:
+        ConfigurationError: if the queue has no dead letters, does not exist, or may not be read.
+    """
+    options = app.conf.broker_transport_options
+    queue = SqsQueue(options["queue"], options["settings"])
+    log.info(
+        "worker_starting",
+        worker=app.main,
+        queue=queue.queue.name,
+        max_receive_count=_wait_for_max_receive_count(queue),
+    )
+    stop = _SoftStop(soft_shutdown_seconds=options["settings"].soft_shutdown_seconds)
+    worker_shutting_down.connect(stop.begin)
+    worker = Worker(
+        app=app,
+        hostname=f"{app.main}@{socket.gethostname()}",
+        queues=[queue.queue.name],
+        pool="prefork",
+        loglevel=logging.INFO,
+        quiet=True,  # no banner
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    log.info("worker_stopped", worker=app.main, queue=queue.queue.name)
+    return worker.exitcode or 0
+
+
+def _wait_for_max_receive_count(queue: SqsQueue) -> int:
+    # SQS may be away when a worker starts, as it may be later.
+    while True:
+        try:
+            return queue.max_receive_count()
+        except Unavailable as error:
+            log.warning("queue_unavailable", error=str(error), pause_seconds=_START_RETRY_SECONDS)
+            time.sleep(_START_RETRY_SECONDS)
+
+
+class _SoftStop:
+    """
+    Bounds Celery's warm shutdown, which waits for running tasks for ever.
+
+    Celery's own soft shutdown does not fit: it wants REMAP_SIGTERM in the environment before the first import,
+    always waits its full time, and asks children to end by SIGTERM, which a long call into C does not hear.
+    """
+
+    def __init__(self, *, soft_shutdown_seconds: float) -> None:
+        # A daemon: a worker whose tasks end in time exits without waiting for it.
+        self._timer = threading.Timer(soft_shutdown_seconds, self._kill_children)
+        self._timer.daemon = True
+        self._begun = False
+
+    def begin(self, **_: Any) -> None:
+        """Start the clock. Called in the signal handler, once for each signal."""
+        if not self._begun:
+            self._begun = True
+            self._timer.start()
+
+    def _kill_children(self) -> None:
+        for child in billiard.active_children():
+            log.warning("task_process_killed", pid=child.pid)
+            os.kill(child.pid, signal.SIGKILL)
