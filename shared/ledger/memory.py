@@ -173,6 +173,16 @@ class _MemoryTransaction:
         found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
         return found[:limit]
 
+    def batches_to_wake(
+        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+    ) -> list[Batch]:
+        sleeping = sorted(
+            (batch.woken_at, batch.id)
+            for batch in self._tables.batches.values()
+            if batch.state in states and batch.woken_at is not None and batch.woken_at < woken_before
+        )
+        return [self._tables.batches[batch_id] for _, batch_id in sleeping[:limit]]
+
     def save_batch(self, batch: Batch) -> Batch:
         stored = self._tables.batches.get(batch.id)
         if stored is None or stored.revision != batch.revision:
