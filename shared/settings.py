@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.errors import ConfigurationError
 from shared.ports import QueueName
 
 
@@ -52,3 +53,17 @@ class FleetSettings(BaseSettings):
     def bucket(self, source: str) -> str:
         """Return the bucket of a source. Bucket names know no underscore."""
         return f"{self.bucket_prefix}-{source.replace('_', '-')}"
+
+    def queue_url(self, queue: QueueName) -> str:
+        """
+        Return the URL of a queue that this process serves.
+
+        Raises:
+            ConfigurationError: if it is not set.
+        """
+        if queue not in self.queue_urls:
+            raise ConfigurationError(
+                f"ESCLUSA_QUEUE_URLS: expected the URL of the queue {queue!r}, "
+                f"found only {', '.join(self.queue_urls) or 'none'}"
+            )
+        return self.queue_urls[queue]

@@ -1,0 +1,156 @@
+"""What the embedded stack holds once it runs: secrets, the ledger's schema, and the stacks of CloudFormation."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from infra.deploy import deploy_source_stack, deploy_stack
+from infra.migrations import upgrade
+from infra.names import logical_id, stack_name
+from infra.templates import InlineCode, Plan, bucket_template, shared_template, source_template
+from local.stack import Stack
+from services.publisher.catalog import database_name
+from shared.catalog import Source
+from shared.ports import QueueName
+
+PREFIX = "esclusa-local"
+LEDGER_SECRET = "esclusa/ledger"  # noqa: S105  the name of a secret
+WAREHOUSE_SECRET = "esclusa/warehouse"  # noqa: S105
+
+#: A dead worker's batch is taken over after so long. Short: people watch.
+CLAIM_LEASE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """The settings of every process that works against the provisioned stack."""
+
+    environment: dict[str, str] = field(repr=False)
+
+
+def local_plan() -> Plan:
+    """Return what is deployed locally: the same templates as in AWS, with times for people who watch."""
+    return Plan(
+        prefix=PREFIX,
+        ledger_dsn=f"secretsmanager:{LEDGER_SECRET}#dsn",
+        code=InlineCode(),
+        deployment="local",
+        worker_visibility_timeout_seconds=30,
+        function_timeout_seconds=20,
+        max_concurrency=2,
+        environment=(
+            ("ESCLUSA_CLAIM_LEASE_SECONDS", str(int(CLAIM_LEASE.total_seconds()))),
+            ("ESCLUSA_SWEEP_WAKE_AFTER_SECONDS", "10"),
+            ("ESCLUSA_SWEEP_STRAY_AFTER_SECONDS", "300"),
+        ),
+    )
+
+
+def provision(stack: Stack, sources: Sequence[Source]) -> Provisioned:
+    """
+    Bring secrets, ledger and stacks to what the sources need. Repeating it is no error.
+
+    Raises:
+        ConfigurationError: if CloudFormation refuses a stack.
+        Unavailable: if the ledger's database does not answer.
+    """
+    clients = _Clients(stack)
+    _put_secrets(stack, clients)
+    upgrade(stack.control_dsn)
+    plan = local_plan()
+    cloudformation = clients.make("cloudformation")
+    origins = [source.tables[0].origin for source in sources]
+    shared = stack_name(PREFIX)
+    deploy_stack(cloudformation, shared, shared_template(plan, origins))
+    for source in sources:
+        _deploy_source(plan, source, cloudformation, clients)
+    return Provisioned(_environment(stack, cloudformation, shared))
+
+
+def bucket_of(source: str) -> str:
+    """Return the bucket of a source in the embedded stack."""
+    return f"{PREFIX}-{source.replace('_', '-')}"
+
+
+def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_Clients") -> None:
+    bucket = bucket_of(source.name)
+    deploy_source_stack(
+        cloudformation,
+        stack_name(PREFIX, source.name),
+        source_template(plan, source=source.name, bucket=bucket, database=database_name(PREFIX, source.name)),
+        bucket=bucket,
+        bucket_template=bucket_template(plan, bucket=bucket),
+        bucket_exists=lambda: _bucket_exists(clients.make("s3"), bucket),
+    )
+
+
+def _bucket_exists(client: Any, bucket: str) -> bool:
+    try:
+        client.head_bucket(Bucket=bucket)
+    except ClientError:
+        return False
+    return True
+
+
+class _Clients:
+    """Clients of the local AWS server, whatever the environment of this process says."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._environment = stack.aws_environment
+
+    def make(self, service: str) -> Any:
+        return boto3.session.Session().client(
+            service,  # type: ignore[call-overload]
+            endpoint_url=self._environment["AWS_ENDPOINT_URL"],
+            region_name=self._environment["AWS_REGION"],
+            aws_access_key_id=self._environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self._environment["AWS_SECRET_ACCESS_KEY"],
+            config=Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 3}),
+        )
+
+
+def _put_secrets(stack: Stack, clients: _Clients) -> None:
+    from local.passwords import read_or_create_password
+
+    client = clients.make("secretsmanager")
+    secrets = {
+        LEDGER_SECRET: {"dsn": stack.control_dsn},
+        WAREHOUSE_SECRET: {"dsn": stack.warehouse_dsn},
+        "esclusa/shop": {"dsn": stack.shop_reader_dsn},
+        "esclusa/crm": {"base_url": stack.crm_url, "token": stack.crm_token},
+        "esclusa/mask": {"k1": read_or_create_password(stack.home, "mask-k1")},
+    }
+    for name, value in secrets.items():
+        text = json.dumps(value)
+        try:
+            client.create_secret(Name=name, SecretString=text)
+        except client.exceptions.ResourceExistsException:
+            client.put_secret_value(SecretId=name, SecretString=text)
+
+
+def _environment(stack: Stack, cloudformation: Any, shared_stack: str) -> dict[str, str]:
+    described = cloudformation.describe_stacks(StackName=shared_stack)["Stacks"][0]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+    urls = {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
+    return {
+        **stack.aws_environment,
+        "ESCLUSA_DEPLOYMENT": "local",
+        "ESCLUSA_REGION": stack.aws_environment["AWS_REGION"],
+        "ESCLUSA_LEDGER_DSN": f"secretsmanager:{LEDGER_SECRET}#dsn",
+        "ESCLUSA_WAREHOUSE_DSN": f"secretsmanager:{WAREHOUSE_SECRET}#dsn",
+        "ESCLUSA_BUCKET_PREFIX": PREFIX,
+        "ESCLUSA_QUEUE_URLS": json.dumps(urls),
+        "ESCLUSA_CLAIM_LEASE_SECONDS": str(int(CLAIM_LEASE.total_seconds())),
+        "ESCLUSA_WAIT_TIME_SECONDS": "2",
+        "ESCLUSA_VISIBILITY_TIMEOUT_SECONDS": "30",
+        "ESCLUSA_BACKOFF_BASE_SECONDS": "2",
+        "ESCLUSA_SOFT_SHUTDOWN_SECONDS": "5",
+        "POLARS_MAX_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
+    }

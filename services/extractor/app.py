@@ -1,0 +1,58 @@
+"""The extractor, wired: `python -m services.extractor.app` starts a worker."""
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from services.extractor.extract import extract
+from services.extractor.readers import open_reader
+from services.extractor.settings import ExtractorSettings
+from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
+from shared.fleet import Fleet
+from shared.lifecycle import StageResult
+from shared.ports import QueueName
+from shared.settings import FleetSettings
+from shared.stage import Assignment
+from shared.telemetry.logs import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """What one process extracts with."""
+
+    fleet: Fleet
+    settings: ExtractorSettings
+
+    def extract(self, assignment: Assignment) -> StageResult:
+        """Read the window of a batch and write it, masked, to `tmp/`."""
+        with open_reader(assignment.contract, secrets=self.fleet.secrets) as reader:
+            return extract(
+                assignment,
+                reader=reader,
+                store=self.fleet.store,
+                secrets=self.fleet.secrets,
+                part_size_in_bytes=self.settings.part_size_in_bytes,
+            )
+
+
+@cache
+def wired_extractor() -> Extractor:
+    """Return the extractor of this process, put together at its first task."""
+    return Extractor(Fleet.connect(FleetSettings()), ExtractorSettings())
+
+
+def main() -> int:
+    """Serve the extract queue until SIGTERM."""
+    configure_logging("extractor")
+    fleet = FleetSettings()
+    app = make_worker_app(
+        "extractor",
+        queue=WorkerQueue(QueueName.EXTRACT, fleet.queue_url(QueueName.EXTRACT)),
+        settings=WorkerSettings(),
+        task_modules=["services.extractor.tasks"],
+    )
+    return run_worker(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The publisher, wired: `python -m services.publisher.app` starts a worker."""
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from services.publisher.catalog import LakeCatalog
+from services.publisher.glue import GlueCatalog, make_glue_client
+from services.publisher.postgres import PostgresWarehouse
+from services.publisher.publish import publish
+from services.publisher.settings import PublisherSettings
+from services.publisher.warehouse import Warehouse
+from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
+from shared.fleet import Fleet
+from shared.lifecycle import StageResult
+from shared.ports import QueueName
+from shared.settings import FleetSettings
+from shared.stage import Assignment
+from shared.telemetry.logs import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """What one process publishes to."""
+
+    fleet: Fleet
+    warehouse: Warehouse
+    catalog: LakeCatalog
+
+    def publish(self, assignment: Assignment) -> StageResult:
+        """Make the committed files of a batch visible to analysts."""
+        return publish(assignment, warehouse=self.warehouse, catalog=self.catalog)
+
+
+def connect_warehouse(fleet: Fleet) -> Warehouse:
+    """
+    Return the warehouse that the settings name.
+
+    Raises:
+        SecretNotFound: if the reference to its DSN leads nowhere.
+    """
+    return PostgresWarehouse(fleet.secrets.resolve(PublisherSettings().warehouse_dsn), store=fleet.store)
+
+
+@cache
+def wired_publisher() -> Publisher:
+    """Return the publisher of this process, put together at its first task."""
+    fleet = Fleet.connect(FleetSettings())
+    catalog = GlueCatalog(make_glue_client(fleet.settings.region), prefix=fleet.settings.bucket_prefix)
+    return Publisher(fleet, connect_warehouse(fleet), catalog)
+
+
+def main() -> int:
+    """Serve the publish queue until SIGTERM."""
+    configure_logging("publisher")
+    fleet = FleetSettings()
+    app = make_worker_app(
+        "publisher",
+        queue=WorkerQueue(QueueName.PUBLISH, fleet.queue_url(QueueName.PUBLISH)),
+        settings=WorkerSettings(),
+        task_modules=["services.publisher.tasks"],
+    )
+    return run_worker(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
