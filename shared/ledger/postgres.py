@@ -1,0 +1,789 @@
+"""
+The ledger on PostgreSQL.
+
+Each transaction reads what is committed (READ COMMITTED) and locks the batch it changes. That alone keeps two workers
+apart; the revision of a batch and the constraints of the tables are there for the day somebody forgets to lock.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, TypeAlias
+
+import psycopg
+import psycopg.conninfo
+import sqlalchemy
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Executable,
+    Table,
+    Text,
+    and_,
+    cast,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from shared.contract_document import from_json, to_json
+from shared.domain.batches import (
+    STATES_AT_REST,
+    STATES_IN_FINAL,
+    Attempt,
+    AttemptState,
+    Batch,
+    BatchEvent,
+    BatchState,
+    Stage,
+)
+from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
+from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, FileFormat, FileStatus, Location
+from shared.domain.reasons import Reason
+from shared.domain.windows import Window
+from shared.errors import ConfigurationError, IllegalTransition, StaleRevision, Unavailable
+from shared.ledger import tables
+from shared.ports import LedgerTransaction, OutboxMessage, PendingMessage, QueueName
+
+Row: TypeAlias = sqlalchemy.Row[Any]
+
+_ErrorsTranslated: TypeAlias = Callable[[Connection], AbstractContextManager[None]]
+
+# A process has its main thread and the one that renews the lease.
+POOL_SIZE: Final = 2
+POOL_OVERFLOW: Final = 3
+# Load balancers and NAT gateways forget idle connections; those of AWS after 350 seconds.
+# Source: Elastic Load Balancing, "Network Load Balancers", connection idle timeout.
+POOL_RECYCLE_SECONDS: Final = 300
+
+# A worker that is frozen within a transaction must not hold its batch for ever. Above the time that the outbox may
+# take to send a handful of messages.
+IDLE_IN_TRANSACTION_SECONDS: Final = 120
+
+# A peer that vanished without a word is noticed within some 25 seconds, also while we wait for an answer.
+KEEPALIVES: Final = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+# After a failover we may still be connected to what is now a reader.
+_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
+
+
+class PostgresLedger:
+    """
+    The control database. Connects when first used; nothing is held between transactions but a small pool.
+
+    `dsn` is anything libpq reads. Errors name the server and the database, never the password.
+
+    Raises:
+        ConfigurationError: if `dsn` is no connection string.
+    """
+
+    def __init__(
+        self, dsn: str, *, statement_timeout_seconds: int = 30, connect_timeout_seconds: int = 5
+    ) -> None:
+        parameters = _parameters_of(dsn)
+        self._name = _name_of(parameters)
+        self._engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: psycopg.connect(
+                **{**KEEPALIVES, **parameters, "connect_timeout": connect_timeout_seconds}
+            ),
+            isolation_level="READ COMMITTED",
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_timeout=statement_timeout_seconds,
+            pool_recycle=POOL_RECYCLE_SECONDS,
+            pool_pre_ping=True,
+            # Parameters hold sentences from sources; they do not belong into an error.
+            hide_parameters=True,
+        )
+
+        @event.listens_for(self._engine, "connect")
+        def limit_session(connection: psycopg.Connection, _: object) -> None:
+            # Not by `options` in the connection string, which proxies between us and the database refuse.
+            connection.execute(
+                "SELECT set_config('statement_timeout', %s, false),"
+                " set_config('idle_in_transaction_session_timeout', %s, false),"
+                # Which index fits depends on the values: open batches are few, published ones are not.
+                " set_config('plan_cache_mode', 'force_custom_plan', false)",
+                (f"{statement_timeout_seconds}s", f"{IDLE_IN_TRANSACTION_SECONDS}s"),
+            )
+            connection.commit()
+
+    @contextmanager
+    def transaction(self) -> Iterator[LedgerTransaction]:
+        with self._errors_translated():
+            connection = self._engine.connect()
+        try:
+            yield _PostgresTransaction(connection, self._errors_translated)
+            with self._errors_translated(connection):
+                connection.commit()
+        except BaseException:
+            # The first error is the one that tells something.
+            with suppress(DBAPIError):
+                connection.rollback()
+            raise
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close every connection. The next transaction opens new ones."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _errors_translated(self, connection: Connection | None = None) -> Iterator[None]:
+        try:
+            yield
+        except sqlalchemy.exc.TimeoutError as error:
+            raise Unavailable(f"{self._name}: every connection of the pool is in use") from error
+        except DBAPIError as error:
+            cause = error.orig
+            state = getattr(cause, "sqlstate", None)
+            if state == _READ_ONLY and connection is not None:
+                connection.invalidate()
+            elif isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+                raise ConfigurationError(
+                    f"{self._name} has not the tables of this version; bring it up to date first: "
+                    "`esclusa ledger upgrade`"
+                ) from cause
+            elif not (
+                isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+                or error.connection_invalidated
+            ):
+                raise
+            raise Unavailable(f"{self._name}: {_first_line(cause)}") from cause
+
+
+def _parameters_of(dsn: str) -> dict[str, Any]:
+    # What libpq says of a string that it cannot read quotes the string, password and all.
+    try:
+        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        parameters = None
+    if parameters is None or "@" in str(parameters.get("host", "")):
+        raise ConfigurationError(
+            "the ledger's address is no connection string of PostgreSQL; expected "
+            "postgresql://user:password@host:port/database with %-encoded user and password"
+        )
+    return dict(parameters)
+
+
+def _name_of(parameters: Mapping[str, Any]) -> str:
+    host, port = parameters.get("host", "localhost"), parameters.get("port", 5432)
+    return f"the ledger at {host}:{port}, database {parameters.get('dbname', 'of the user')}"
+
+
+def _first_line(error: BaseException | None) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+class _PostgresTransaction:
+    """One transaction: the words of the port as statements."""
+
+    def __init__(self, connection: Connection, errors_translated: _ErrorsTranslated) -> None:
+        self._connection = connection
+        self._errors_translated = errors_translated
+
+    def now(self) -> datetime:
+        # Not `now()`, which stands still within a transaction.
+        return _utc(self._execute(select(func.clock_timestamp())).scalar_one())
+
+    # Contracts and watermarks.
+
+    def latest_contract(self, source: str, table: str) -> ContractVersion | None:
+        row = self._execute(
+            _CONTRACTS.where(_contract.c.source == source, _contract.c.table_name == table)
+            .order_by(_contract.c.version.desc())
+            .limit(1)
+        ).first()
+        return _contract_of(row) if row else None
+
+    def contract(self, source: str, table: str, version: int) -> ContractVersion:
+        row = self._execute(
+            _CONTRACTS.where(
+                _contract.c.source == source,
+                _contract.c.table_name == table,
+                _contract.c.version == version,
+            )
+        ).first()
+        if row is None:
+            raise KeyError(f"the ledger holds no contract {source}.{table} version {version}")
+        return _contract_of(row)
+
+    def latest_contracts(self) -> list[ContractVersion]:
+        rows = self._execute(
+            _CONTRACTS.distinct(_contract.c.source, _contract.c.table_name).order_by(
+                _contract.c.source, _contract.c.table_name, _contract.c.version.desc()
+            )
+        )
+        return [_contract_of(row) for row in rows]
+
+    def insert_contract(self, contract: ContractVersion) -> bool:
+        return self._insert(
+            _contract,
+            source=contract.contract.source,
+            table_name=contract.contract.table,
+            version=contract.version,
+            sha256=contract.sha256,
+            # Cast from text, so that what is stored is what was hashed.
+            document=cast(literal(to_json(contract.contract), Text), _contract.c.document.type),
+        )
+
+    def watermark(self, source: str, table: str) -> datetime | None:
+        # A row cannot be locked before it is there; its name can.
+        self._execute(select(func.pg_advisory_xact_lock(_lock_number("watermark", source, table))))
+        moment: datetime | None = self._execute(
+            select(_watermark.c.planned_until).where(
+                _watermark.c.source == source, _watermark.c.table_name == table
+            )
+        ).scalar()
+        return moment
+
+    def set_watermark(self, source: str, table: str, planned_until: datetime) -> None:
+        self._execute(
+            insert(_watermark)
+            .values(source=source, table_name=table, planned_until=planned_until)
+            .on_conflict_do_update(
+                index_elements=[_watermark.c.source, _watermark.c.table_name],
+                set_={"planned_until": planned_until},
+            )
+        )
+
+    # Batches, attempts, events.
+
+    def insert_batch(self, batch: Batch) -> bool:
+        return self._insert(
+            _batch,
+            id=batch.id,
+            source=batch.source,
+            table_name=batch.table,
+            slot=batch.slot,
+            window_start=batch.window.start,
+            window_end=batch.window.end,
+            bucket=batch.bucket,
+            planned_at=batch.planned_at,
+            revision=batch.revision,
+            **_changeable_columns(batch),
+        )
+
+    def batch(self, batch_id: str, *, lock: bool = False) -> Batch | None:
+        query = select(_batch).where(_batch.c.id == batch_id)
+        row = self._execute(query.with_for_update() if lock else query).first()
+        return _batch_of(row) if row else None
+
+    def batches(
+        self,
+        *,
+        source: str | None = None,
+        table: str | None = None,
+        states: Collection[BatchState] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Batch]:
+        query = select(_batch).limit(limit)
+        if source is not None:
+            query = query.where(_batch.c.source == source)
+        if table is not None:
+            query = query.where(_batch.c.table_name == table)
+        if states is not None:
+            query = query.where(_batch.c.state.in_(states))
+        if newest_first:
+            query = query.order_by(_batch.c.planned_at.desc(), _batch.c.id.desc())
+        else:
+            query = query.order_by(_batch.c.planned_at, _batch.c.id)
+        return [_batch_of(row) for row in self._execute(query)]
+
+    def batches_to_wake(
+        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+    ) -> list[Batch]:
+        rows = self._execute(
+            select(_batch)
+            .where(_batch.c.state.in_(states), _batch.c.woken_at < woken_before)
+            .order_by(_batch.c.woken_at, _batch.c.id)
+            .limit(limit)
+        )
+        return [_batch_of(row) for row in rows]
+
+    def save_batch(self, batch: Batch) -> Batch:
+        is_an_edge = exists().where(
+            _allowed_edge.c.from_state == _batch.c.state, _allowed_edge.c.to_state == batch.state
+        )
+        saved = self._execute(
+            update(_batch)
+            .where(
+                _batch.c.id == batch.id,
+                _batch.c.revision == batch.revision,
+                or_(_batch.c.state == batch.state, is_an_edge),
+            )
+            .values(revision=batch.revision + 1, **_changeable_columns(batch))
+            .returning(_batch)
+        ).first()
+        if saved is None:
+            self._explain_refusal(batch)
+        return _batch_of(saved)
+
+    def _explain_refusal(self, batch: Batch) -> NoReturn:
+        stored = self.batch(batch.id)
+        if stored is None or stored.revision != batch.revision:
+            found = "no such batch" if stored is None else f"revision {stored.revision}"
+            raise StaleRevision(
+                f"batch {batch.id}: expected revision {batch.revision}, found {found}; read it again"
+            )
+        raise IllegalTransition(f"batch {batch.id}: no edge leads from {stored.state} to {batch.state}")
+
+    def insert_attempt(self, attempt: Attempt) -> None:
+        if not self._insert(
+            _attempt,
+            batch_id=attempt.batch_id,
+            stage=attempt.stage,
+            number=attempt.number,
+            worker=attempt.worker,
+            state=attempt.state,
+            claimed_at=attempt.claimed_at,
+            lease_until=attempt.lease_until,
+            ended_at=attempt.ended_at,
+            reason=attempt.reason,
+            detail=attempt.detail,
+        ):
+            raise StaleRevision(
+                f"batch {attempt.batch_id}: attempt {attempt.number} of {attempt.stage} is there already"
+            )
+
+    def attempt(self, batch_id: str, stage: Stage, number: int) -> Attempt | None:
+        row = self._execute(select(_attempt).where(_is_attempt(batch_id, stage, number))).first()
+        return _attempt_of(row) if row else None
+
+    def attempts(self, batch_id: str) -> list[Attempt]:
+        rows = self._execute(
+            select(_attempt).where(_attempt.c.batch_id == batch_id).order_by(_attempt.c.claim_order)
+        )
+        return [_attempt_of(row) for row in rows]
+
+    def expired_attempts(self, *, limit: int) -> list[Attempt]:
+        # The time of this statement, as an index can use it; `clock_timestamp()` changes from row to row.
+        rows = self._execute(
+            select(_attempt)
+            .where(
+                _attempt.c.state == AttemptState.RUNNING,
+                _attempt.c.lease_until <= func.statement_timestamp(),
+            )
+            .order_by(_attempt.c.lease_until, _attempt.c.batch_id)
+            .limit(limit)
+        )
+        return [_attempt_of(row) for row in rows]
+
+    def save_attempt(self, attempt: Attempt) -> None:
+        saved = self._execute(
+            update(_attempt)
+            .where(_is_attempt(attempt.batch_id, attempt.stage, attempt.number))
+            .values(
+                state=attempt.state,
+                lease_until=attempt.lease_until,
+                ended_at=attempt.ended_at,
+                reason=attempt.reason,
+                detail=attempt.detail,
+            )
+            .returning(_attempt.c.number)
+        ).first()
+        if saved is None:
+            raise KeyError(
+                f"the ledger holds no attempt {attempt.number} of {attempt.stage} of batch {attempt.batch_id}"
+            )
+
+    def append_event(self, event: BatchEvent) -> None:
+        if not self._insert(
+            _batch_event,
+            batch_id=event.batch_id,
+            sequence=event.sequence,
+            from_state=event.from_state,
+            to_state=event.to_state,
+            at=event.at,
+            actor=event.actor,
+            reason=event.reason,
+            detail=event.detail,
+        ):
+            raise StaleRevision(f"batch {event.batch_id}: event {event.sequence} is there already")
+
+    def events(self, batch_id: str) -> list[BatchEvent]:
+        rows = self._execute(
+            select(_batch_event).where(_batch_event.c.batch_id == batch_id).order_by(_batch_event.c.sequence)
+        )
+        return [_event_of(row) for row in rows]
+
+    def insert_manifest(
+        self, batch_id: str, stage: Stage, attempt: int, document: Mapping[str, object]
+    ) -> None:
+        text = json.dumps(document, allow_nan=False)
+        if not self._insert(
+            _manifest,
+            batch_id=batch_id,
+            stage=stage,
+            attempt=attempt,
+            document=cast(literal(text, Text), _manifest.c.document.type),
+        ):
+            raise StaleRevision(
+                f"batch {batch_id}: the manifest of attempt {attempt} of {stage} is there already"
+            )
+
+    def manifest(self, batch_id: str, stage: Stage, attempt: int) -> Mapping[str, object] | None:
+        document: Mapping[str, object] | None = self._execute(
+            select(_manifest.c.document).where(
+                _manifest.c.batch_id == batch_id,
+                _manifest.c.stage == stage,
+                _manifest.c.attempt == attempt,
+            )
+        ).scalar()
+        return document
+
+    # Files.
+
+    def insert_file(self, file: DataFile) -> bool:
+        return self._insert(
+            _data_file,
+            bucket=file.location.bucket,
+            key=file.location.key,
+            area=file.area,
+            format=file.format,
+            batch_id=file.batch_id,
+            attempt=file.attempt,
+            part=file.part,
+            record_count=file.record_count,
+            file_size_in_bytes=file.file_size_in_bytes,
+            sha256=file.sha256,
+            recorded_at=func.clock_timestamp() if file.recorded_at is None else file.recorded_at,
+            **_changeable_columns_of_file(file),
+        )
+
+    def file(self, location: Location) -> DataFile | None:
+        row = self._execute(select(_data_file).where(_lies_at(location))).first()
+        return _file_of(row) if row else None
+
+    def files(
+        self,
+        *,
+        batch_id: str | None = None,
+        areas: Collection[Area] | None = None,
+        attempt: int | None = None,
+        present_only: bool = False,
+        limit: int | None = None,
+    ) -> list[DataFile]:
+        query = select(_data_file).order_by(_data_file.c.key, _data_file.c.bucket).limit(limit)
+        if batch_id is not None:
+            query = query.where(_data_file.c.batch_id == batch_id)
+        if areas is not None:
+            query = query.where(_data_file.c.area.in_(areas))
+        if attempt is not None:
+            query = query.where(_data_file.c.attempt == attempt)
+        if present_only:
+            query = query.where(_data_file.c.deleted_at.is_(None))
+        return [_file_of(row) for row in self._execute(query)]
+
+    def save_file(self, file: DataFile) -> None:
+        saved = self._execute(
+            update(_data_file)
+            .where(_lies_at(file.location))
+            .values(**_changeable_columns_of_file(file))
+            .returning(_data_file.c.key)
+        ).first()
+        if saved is None:
+            raise KeyError(f"{file.location}: the ledger holds no such file")
+
+    def batches_with_leftovers(self, *, limit: int) -> list[Batch]:
+        rows = self._execute(
+            select(_batch)
+            .where(_batch.c.id.in_(union(_IDS_WITH_COPIES, _IDS_WITH_UNCOMMITTED_FILES)))
+            .order_by(_batch.c.changed_at, _batch.c.id)
+            .limit(limit)
+        )
+        return [_batch_of(row) for row in rows]
+
+    # Evidence.
+
+    def insert_mask_evidence(self, evidence: Sequence[MaskEvidence]) -> None:
+        if evidence:
+            self._execute(
+                insert(_mask_evidence).on_conflict_do_nothing(),
+                [
+                    {
+                        "batch_id": item.batch_id,
+                        "attempt": item.attempt,
+                        "column_name": item.column,
+                        "mask": item.mask,
+                        "key_id": item.key_id,
+                        "masked_value_count": item.masked_value_count,
+                    }
+                    for item in evidence
+                ],
+            )
+
+    def mask_evidence(self, batch_id: str) -> list[MaskEvidence]:
+        rows = self._execute(
+            select(_mask_evidence)
+            .where(_mask_evidence.c.batch_id == batch_id)
+            .order_by(_mask_evidence.c.attempt, _mask_evidence.c.column_name)
+        )
+        return [_evidence_of(row) for row in rows]
+
+    # Outbox.
+
+    def post(self, message: OutboxMessage) -> None:
+        self._execute(
+            insert(_outbox).values(queue=message.queue, body=message.body, message_group=message.group)
+        )
+
+    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+        rows = self._execute(
+            select(_outbox).order_by(_outbox.c.id).limit(limit).with_for_update(skip_locked=True)
+        )
+        return [
+            PendingMessage(row.id, OutboxMessage(QueueName(row.queue), row.body, row.message_group))
+            for row in rows
+        ]
+
+    def mark_sent(self, message_ids: Collection[int]) -> None:
+        self._execute(delete(_outbox).where(_outbox.c.id.in_(message_ids)))
+
+    def pending_message_count(self) -> int:
+        number: int = self._execute(select(func.count()).select_from(_outbox)).scalar_one()
+        return number
+
+    # Single runners.
+
+    def try_lock(self, name: str) -> bool:
+        is_taken: bool = self._execute(
+            select(func.pg_try_advisory_xact_lock(_lock_number("name", name)))
+        ).scalar_one()
+        return is_taken
+
+    # Statements.
+
+    def _insert(self, table: Table, **values: Any) -> bool:
+        """Add a row; False, and nothing changed, if one of its identity is there."""
+        statement = insert(table).values(**values).on_conflict_do_nothing()
+        return self._execute(statement.returning(*table.primary_key)).first() is not None
+
+    def _execute(self, statement: Executable, rows: list[dict[str, Any]] | None = None) -> CursorResult[Any]:
+        with self._errors_translated(self._connection):
+            try:
+                return self._connection.execute(statement, rows)
+            except IntegrityError as error:
+                _explain_violation(error)
+                raise
+
+
+def _explain_violation(error: IntegrityError) -> None:
+    cause = error.orig
+    if not isinstance(cause, psycopg.IntegrityError):
+        return
+    constraint = cause.diag.constraint_name or ""
+    if constraint in tables.CONSTRAINTS_OF_THE_WAY:
+        raise IllegalTransition(f"{cause.diag.message_primary}: {cause.diag.message_detail}") from cause
+    if isinstance(cause, psycopg.errors.ForeignKeyViolation):
+        raise KeyError(f"the ledger holds no such row: {cause.diag.message_detail}") from cause
+
+
+# ---- parts of statements -------------------------------------------------------------------------------------
+
+_contract = tables.contract
+_watermark = tables.watermark
+_allowed_edge = tables.allowed_edge
+_batch = tables.batch
+_attempt = tables.attempt
+_batch_event = tables.batch_event
+_manifest = tables.manifest
+_data_file = tables.data_file
+_mask_evidence = tables.mask_evidence
+_outbox = tables.outbox
+
+_CONTRACTS = select(
+    _contract.c.version, _contract.c.sha256, cast(_contract.c.document, Text).label("document")
+)
+
+#: Batches whose copies in the transient areas may go.
+_IDS_WITH_COPIES = (
+    select(_batch.c.id)
+    .join(_data_file, _data_file.c.batch_id == _batch.c.id)
+    .where(
+        _batch.c.state.in_(STATES_IN_FINAL | STATES_AT_REST),
+        _data_file.c.area.in_(TRANSIENT_AREAS),
+        _data_file.c.deleted_at.is_(None),
+    )
+)
+
+#: Batches at rest with files in `final/` that readers do not see.
+_IDS_WITH_UNCOMMITTED_FILES = (
+    select(_batch.c.id)
+    .join(_data_file, _data_file.c.batch_id == _batch.c.id)
+    .where(
+        tables.CAN_HAVE_UNCOMMITTED_FILES,
+        _batch.c.state.in_(STATES_AT_REST),
+        _data_file.c.area == Area.FINAL,
+        _data_file.c.deleted_at.is_(None),
+        _data_file.c.attempt.is_distinct_from(_batch.c.committed_attempt),
+    )
+)
+
+
+def _is_attempt(batch_id: str, stage: Stage, number: int) -> ColumnElement[bool]:
+    return and_(_attempt.c.batch_id == batch_id, _attempt.c.stage == stage, _attempt.c.number == number)
+
+
+def _lies_at(location: Location) -> ColumnElement[bool]:
+    return and_(_data_file.c.bucket == location.bucket, _data_file.c.key == location.key)
+
+
+def _lock_number(*names: str) -> int:
+    """Return the number of an advisory lock: those of PostgreSQL have no names but 64 bits."""
+    digest = hashlib.sha256("\0".join(("esclusa", *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+# ---- rows and what they say ----------------------------------------------------------------------------------
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+def _contract_of(row: Row) -> ContractVersion:
+    return ContractVersion(row.version, row.sha256, from_json(row.document))
+
+
+def _changeable_columns(batch: Batch) -> dict[str, Any]:
+    """Return what a batch may change: not its identity, window, bucket and planning."""
+    return {
+        "contract_version": batch.contract_version,
+        "configuration_sha256": batch.configuration_sha256,
+        "state": batch.state,
+        "changed_at": batch.changed_at,
+        **{f"{stage}_attempt": batch.attempts.get(stage, 0) for stage in Stage},
+        **{f"{stage}_attempts_before_replay": batch.attempts_before_replay.get(stage, 0) for stage in Stage},
+        "committed_attempt": batch.committed_attempt,
+        "counts": batch.counts,
+        "reason": batch.reason,
+        "detail": batch.detail,
+        "woken_at": batch.woken_at,
+        "wake_count": batch.wake_count,
+    }
+
+
+def _batch_of(row: Row) -> Batch:
+    return Batch(
+        id=row.id,
+        source=row.source,
+        table=row.table_name,
+        slot=row.slot,
+        window=Window(row.window_start, row.window_end),
+        contract_version=row.contract_version,
+        configuration_sha256=row.configuration_sha256,
+        bucket=row.bucket,
+        state=BatchState(row.state),
+        planned_at=row.planned_at,
+        changed_at=row.changed_at,
+        attempts=_by_stage(row, "attempt"),
+        attempts_before_replay=_by_stage(row, "attempts_before_replay"),
+        committed_attempt=row.committed_attempt,
+        counts=row.counts,
+        reason=_reason_of(row),
+        detail=row.detail,
+        woken_at=row.woken_at,
+        wake_count=row.wake_count,
+        revision=row.revision,
+    )
+
+
+def _by_stage(row: Row, what: str) -> dict[Stage, int]:
+    numbers = {stage: row._mapping[f"{stage}_{what}"] for stage in Stage}  # noqa: SLF001  SQLAlchemy's public name
+    return {stage: number for stage, number in numbers.items() if number}
+
+
+def _reason_of(row: Row) -> Reason | None:
+    return None if row.reason is None else Reason(row.reason)
+
+
+def _attempt_of(row: Row) -> Attempt:
+    return Attempt(
+        batch_id=row.batch_id,
+        stage=Stage(row.stage),
+        number=row.number,
+        worker=row.worker,
+        state=AttemptState(row.state),
+        claimed_at=row.claimed_at,
+        lease_until=row.lease_until,
+        ended_at=row.ended_at,
+        reason=_reason_of(row),
+        detail=row.detail,
+    )
+
+
+def _event_of(row: Row) -> BatchEvent:
+    return BatchEvent(
+        batch_id=row.batch_id,
+        sequence=row.sequence,
+        from_state=None if row.from_state is None else BatchState(row.from_state),
+        to_state=BatchState(row.to_state),
+        at=row.at,
+        actor=row.actor,
+        reason=_reason_of(row),
+        detail=row.detail,
+    )
+
+
+def _changeable_columns_of_file(file: DataFile) -> dict[str, Any]:
+    """Return what changes of a file: what its gate and the cleaner say of it, never what it is."""
+    return {
+        "status": file.status,
+        "reason": file.reason,
+        "detail": file.detail,
+        "checked_at": file.checked_at,
+        "deleted_at": file.deleted_at,
+    }
+
+
+def _file_of(row: Row) -> DataFile:
+    return DataFile(
+        location=Location(row.bucket, row.key),
+        area=Area(row.area),
+        format=FileFormat(row.format),
+        batch_id=row.batch_id,
+        attempt=row.attempt,
+        part=row.part,
+        record_count=row.record_count,
+        file_size_in_bytes=row.file_size_in_bytes,
+        sha256=row.sha256,
+        status=FileStatus(row.status),
+        reason=_reason_of(row),
+        detail=row.detail,
+        recorded_at=row.recorded_at,
+        checked_at=row.checked_at,
+        deleted_at=row.deleted_at,
+    )
+
+
+def _evidence_of(row: Row) -> MaskEvidence:
+    return MaskEvidence(
+        batch_id=row.batch_id,
+        attempt=row.attempt,
+        column=row.column_name,
+        mask=MaskKind(row.mask),
+        key_id=row.key_id,
+        masked_value_count=row.masked_value_count,
+    )

@@ -1,0 +1,387 @@
+"""
+The tables of the ledger, as the queries of `shared.ledger.postgres` see them. One dialect: PostgreSQL.
+
+`infra/migrations` creates them, and a test holds both equal. What only the database can hold is there: triggers that
+refuse to change an event or to delete a file.
+
+Text that something is sorted by has the collation "C", the order of code points: the same on every server, and the
+same as in Python.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB
+
+from shared.domain.batches import AttemptState, BatchState, Stage
+from shared.domain.contracts import MaskKind
+from shared.domain.files import Area, FileFormat, FileStatus
+from shared.domain.reasons import Reason
+from shared.ports import QueueName
+
+SCHEMA = "esclusa"
+
+metadata = MetaData(schema=SCHEMA)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A `timestamptz`: aware on the way in, in UTC on the way out, whatever time zone the session has."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a time in the ledger must be aware, got {value!r}")
+        return value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+
+class Sentence(TypeDecorator[str]):
+    """
+    Text for people that may come from anywhere, such as the error of a source.
+
+    What PostgreSQL cannot store (NUL, halves of surrogate pairs) becomes a mark: an attempt whose error is odd must
+    still be able to say that it failed.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _name(column: str, *, nullable: bool = False, comment: str | None = None) -> Column[str]:
+    return Column(column, Text(collation="C"), nullable=nullable, comment=comment)
+
+
+def _text(column: str, *, nullable: bool = False, comment: str | None = None) -> Column[str]:
+    return Column(column, Text, nullable=nullable, comment=comment)
+
+
+def _detail(comment: str) -> Column[str]:
+    return Column("detail", Sentence, nullable=False, comment=comment)
+
+
+def _integer(column: str, *, nullable: bool = False, comment: str | None = None) -> Column[int]:
+    return Column(column, Integer, nullable=nullable, comment=comment)
+
+
+def _moment(column: str, *, nullable: bool = False, comment: str | None = None) -> Column[datetime]:
+    return Column(column, Moment, nullable=nullable, comment=comment)
+
+
+def _moment_of_insert(column: str, *, comment: str | None = None) -> Column[datetime]:
+    return Column(column, Moment, nullable=False, server_default=func.clock_timestamp(), comment=comment)
+
+
+def _slugs(column: str, slugs: type[StrEnum], *, table: str) -> CheckConstraint:
+    listed = ", ".join(f"'{slug}'" for slug in slugs)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{table}_{column}_is_known")
+
+
+def _refers(
+    table: str, columns: Sequence[str], target: str, target_columns: Sequence[str]
+) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        columns, [f"{SCHEMA}.{target}.{column}" for column in target_columns], name=f"{table}_{target}_exists"
+    )
+
+
+contract = Table(
+    "contract",
+    metadata,
+    _name("source"),
+    _name("table_name"),
+    _integer("version", comment="Counts up from 1 with every change of the contract."),
+    _text("sha256", comment="Of the document as it is stored."),
+    Column(
+        "document",
+        JSON,
+        nullable=False,
+        comment="Canonical JSON: columns, types, masks, key, cursor, schedule. Secrets are references.",
+    ),
+    _moment_of_insert("registered_at"),
+    PrimaryKeyConstraint("source", "table_name", "version", name="contract_key"),
+    CheckConstraint("version >= 1", name="contract_version_is_from_1"),
+    comment="What was agreed on a table, frozen by version. Rows are added, never changed.",
+)
+
+watermark = Table(
+    "watermark",
+    metadata,
+    _name("source"),
+    _name("table_name"),
+    _moment("planned_until", comment="Windows are planned up to here, exclusive."),
+    PrimaryKeyConstraint("source", "table_name", name="watermark_key"),
+    comment="Up to where each table is planned. Says nothing of what is published.",
+)
+
+allowed_edge = Table(
+    "allowed_edge",
+    metadata,
+    _text("from_state"),
+    _text("to_state"),
+    PrimaryKeyConstraint("from_state", "to_state", name="allowed_edge_key"),
+    _slugs("from_state", BatchState, table="allowed_edge"),
+    _slugs("to_state", BatchState, table="allowed_edge"),
+    comment="Every transition a batch may make. Any other is refused.",
+)
+
+batch = Table(
+    "batch",
+    metadata,
+    _text("id", comment="A pure function of source, table and slot."),
+    _name("source"),
+    _name("table_name"),
+    _text("slot", comment="`initial`, or the start of the window: what gives the batch its identity."),
+    _moment("window_start", nullable=True, comment="Inclusive; NULL reads from the beginning."),
+    _moment("window_end", comment="Exclusive."),
+    _integer("contract_version", comment="Frozen by the first insert; only a replay may change it."),
+    _text("configuration_sha256", comment="The SHA-256 of that contract."),
+    _text("bucket"),
+    _text("state"),
+    _moment("planned_at"),
+    _moment("changed_at", comment="When the state was entered."),
+    _integer("extract_attempt", comment="The number of the latest attempt; 0 before the first."),
+    _integer("process_attempt"),
+    _integer("publish_attempt"),
+    _integer("extract_attempts_before_replay", comment="The allowed number of attempts counts from here."),
+    _integer("process_attempts_before_replay"),
+    _integer("publish_attempts_before_replay"),
+    _integer(
+        "committed_attempt",
+        nullable=True,
+        comment="The process attempt whose files in final/ readers may see; NULL before a gate found them correct.",
+    ),
+    Column("counts", JSONB, nullable=False, comment="Rows by name: rows_read, rows_written, rows_in_final …"),
+    _text("reason", nullable=True, comment="Why it is held, or why its last attempt failed."),
+    _detail("The same as a sentence."),
+    _moment("woken_at", nullable=True, comment="When a message last went out for this state."),
+    _integer("wake_count", comment="How many messages went out for this state."),
+    Column(
+        "revision",
+        BigInteger,
+        nullable=False,
+        comment="Counts up with every change; who saves an older one is refused.",
+    ),
+    PrimaryKeyConstraint("id", name="batch_key"),
+    UniqueConstraint("source", "table_name", "slot", name="batch_slot_is_planned_once"),
+    _refers(
+        "batch", ["source", "table_name", "contract_version"], "contract", ["source", "table_name", "version"]
+    ),
+    _slugs("state", BatchState, table="batch"),
+    _slugs("reason", Reason, table="batch"),
+    CheckConstraint("window_start < window_end", name="batch_window_starts_before_it_ends"),
+    Index("batch_by_table", "source", "table_name", "planned_at", "id"),
+    Index("batch_by_planned_at", "planned_at", "id"),
+    Index("batch_by_state", "state", "planned_at", "id"),
+    comment="One window of one table: planned, retried, quarantined and published whole.",
+)
+# Batches at rest are most of the table, and nobody waits for them.
+Index(
+    "batch_by_woken_at",
+    batch.c.state,
+    batch.c.woken_at,
+    batch.c.id,
+    postgresql_where=batch.c.woken_at.is_not(None),
+)
+#: The few batches that can have files in `final/` which readers do not see: of a second attempt or a lost one.
+CAN_HAVE_UNCOMMITTED_FILES = (batch.c.process_attempt > 1) | (
+    (batch.c.process_attempt == 1) & batch.c.committed_attempt.is_(None)
+)
+Index("batch_with_uncommitted_files", batch.c.id, postgresql_where=CAN_HAVE_UNCOMMITTED_FILES)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    _text("batch_id"),
+    _text("stage"),
+    _integer(
+        "number", comment="Counts up from 1 within batch and stage. In the keys of the attempt's files."
+    ),
+    Column(
+        "claim_order", BigInteger, Identity(always=True), nullable=False, comment="Sorts a batch's attempts."
+    ),
+    _text("worker"),
+    _text("state"),
+    _moment("claimed_at"),
+    _moment("lease_until", comment="From then on another attempt may take over."),
+    _moment("ended_at", nullable=True),
+    _text("reason", nullable=True),
+    _detail("Why it failed, as a sentence."),
+    PrimaryKeyConstraint("batch_id", "stage", "number", name="attempt_key"),
+    _refers("attempt", ["batch_id"], "batch", ["id"]),
+    _slugs("stage", Stage, table="attempt"),
+    _slugs("state", AttemptState, table="attempt"),
+    _slugs("reason", Reason, table="attempt"),
+    CheckConstraint("number >= 1", name="attempt_number_is_from_1"),
+    comment="One claimed try of one stage of one batch.",
+)
+Index(
+    "attempt_running", attempt.c.lease_until, postgresql_where=attempt.c.state == AttemptState.RUNNING.value
+)
+
+batch_event = Table(
+    "batch_event",
+    metadata,
+    _text("batch_id"),
+    _integer("sequence", comment="Counts up from 1 within a batch, without gaps."),
+    Column(
+        "previous_sequence",
+        Integer,
+        Computed("NULLIF(sequence - 1, 0)", persisted=True),
+        comment="Ties the event to the one before it.",
+    ),
+    _text("from_state", nullable=True, comment="The state that the event before led to; NULL for the first."),
+    _text("to_state"),
+    _moment("at"),
+    _text("actor", comment="Who spoke: planner, extract#2, gate:tmp, sweeper, operator."),
+    _text("reason", nullable=True),
+    _detail("The reason as a sentence."),
+    PrimaryKeyConstraint("batch_id", "sequence", name="batch_event_key"),
+    UniqueConstraint("batch_id", "sequence", "to_state", name="batch_event_can_be_followed"),
+    _refers("batch_event", ["batch_id"], "batch", ["id"]),
+    _refers("batch_event", ["from_state", "to_state"], "allowed_edge", ["from_state", "to_state"]),
+    ForeignKeyConstraint(
+        ["batch_id", "previous_sequence", "from_state"],
+        [f"{SCHEMA}.batch_event.{column}" for column in ("batch_id", "sequence", "to_state")],
+        name="batch_event_follows_the_last",
+    ),
+    _slugs("to_state", BatchState, table="batch_event"),
+    _slugs("reason", Reason, table="batch_event"),
+    CheckConstraint("sequence >= 1", name="batch_event_sequence_is_from_1"),
+    CheckConstraint(
+        "(sequence = 1) = (from_state IS NULL)", name="batch_event_only_the_first_comes_from_nowhere"
+    ),
+    CheckConstraint(
+        "from_state IS NOT NULL OR to_state = 'planned'", name="batch_event_history_begins_planned"
+    ),
+    comment="The history of every batch: each transition, who made it and why. Added to, never changed.",
+)
+
+#: What a transition along no edge, or one that does not follow the last, violates.
+CONSTRAINTS_OF_THE_WAY = frozenset(
+    {
+        "batch_event_allowed_edge_exists",
+        "batch_event_follows_the_last",
+        "batch_event_only_the_first_comes_from_nowhere",
+        "batch_event_history_begins_planned",
+    }
+)
+
+manifest = Table(
+    "manifest",
+    metadata,
+    _text("batch_id"),
+    _text("stage"),
+    _integer("attempt"),
+    Column(
+        "document", JSON, nullable=False, comment="What the attempt wrote down of its files, as it wrote it."
+    ),
+    PrimaryKeyConstraint("batch_id", "stage", "attempt", name="manifest_key"),
+    _refers("manifest", ["batch_id", "stage", "attempt"], "attempt", ["batch_id", "stage", "number"]),
+    comment="The typed manifest of every attempt that succeeded.",
+)
+
+data_file = Table(
+    "data_file",
+    metadata,
+    _name("bucket"),
+    _name("key"),
+    _text("area"),
+    _text("format"),
+    _text("batch_id", nullable=True, comment="NULL for an object that no attempt wrote."),
+    _integer(
+        "attempt", comment="Of extract for CSV, of process for Parquet; a copy has that of its original."
+    ),
+    _integer("part"),
+    Column("record_count", BigInteger, nullable=False),
+    Column("file_size_in_bytes", BigInteger, nullable=False),
+    _text("sha256"),
+    _text("status", comment="announced by its writer, then correct or incorrect by its gate."),
+    _text("reason", nullable=True, comment="Why a gate refused it."),
+    _detail("The same as a sentence."),
+    _moment("recorded_at"),
+    _moment("checked_at", nullable=True, comment="When its gate last looked at it."),
+    _moment("deleted_at", nullable=True, comment="When the object was deleted; this row stays."),
+    PrimaryKeyConstraint("bucket", "key", name="data_file_key"),
+    _refers("data_file", ["batch_id"], "batch", ["id"]),
+    _slugs("area", Area, table="data_file"),
+    _slugs("format", FileFormat, table="data_file"),
+    _slugs("status", FileStatus, table="data_file"),
+    _slugs("reason", Reason, table="data_file"),
+    CheckConstraint(
+        "attempt >= 0 AND part >= 0 AND record_count >= 0 AND file_size_in_bytes >= 0",
+        name="data_file_numbers_are_not_negative",
+    ),
+    Index("data_file_by_batch", "batch_id", "area", "key"),
+    comment="One object in one area, and what is known of it. Rows are never deleted.",
+)
+# All transient areas together hold only what is under way.
+Index(
+    "data_file_present",
+    data_file.c.area,
+    data_file.c.key,
+    data_file.c.bucket,
+    postgresql_where=data_file.c.deleted_at.is_(None),
+)
+
+mask_evidence = Table(
+    "mask_evidence",
+    metadata,
+    _text("batch_id"),
+    _integer("attempt", comment="Of extract."),
+    _name("column_name"),
+    _text("mask"),
+    _text("key_id", comment="The id of the key of a pseudonym; empty for masks without a key."),
+    Column(
+        "masked_value_count",
+        BigInteger,
+        nullable=False,
+        comment="Values that left masked; NULLs are not counted. 0 for columns that did not leave.",
+    ),
+    PrimaryKeyConstraint("batch_id", "attempt", "column_name", name="mask_evidence_key"),
+    _refers("mask_evidence", ["batch_id"], "batch", ["id"]),
+    _slugs("mask", MaskKind, table="mask_evidence"),
+    CheckConstraint("masked_value_count >= 0", name="mask_evidence_count_is_not_negative"),
+    comment="What was done to each column of each extract attempt: the proof that personal data was masked.",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False, comment="The order of sending."),
+    _text("queue"),
+    _text("body", comment="Readable JSON: ids only, no rows, no secrets."),
+    _text("message_group", comment="The source: no source delays another."),
+    _moment_of_insert("posted_at"),
+    PrimaryKeyConstraint("id", name="outbox_key"),
+    _slugs("queue", QueueName, table="outbox"),
+    comment="Messages that were decided and are not known to be sent. A row goes when its message has left.",
+)
