@@ -1,0 +1,504 @@
+"""
+The format of a source file: one Pydantic form per part. The JSON Schema for editors is made from these.
+
+Values reach the forms as text (see `document`). Forms check one value at a time; what values must be to
+each other is in `rules`.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_before_validator_function
+
+from shared.domain.contracts import STRING, ColumnType, MaskKind, Normalization, PublishMode, Target
+from shared.secrets.reference import parse_reference
+
+ONE_HOUR = timedelta(hours=1)
+MAX_NAME_SIZE_IN_BYTES = 127
+
+
+class Form(BaseModel):
+    """A part of a source file. `stand_ins` fill required fields that are wrong, so that the rest is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {}
+
+
+def _mistake(expected: str, *, found: str = "") -> PydanticCustomError:
+    """An error whose `expected` is told as it is; without `found` the value itself is told."""
+    return PydanticCustomError("mistake", "{expected}", {"expected": expected, "found": found})
+
+
+# ---- single values -----------------------------------------------------------------------------------------
+
+_DURATION = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _duration(*, least: timedelta, most: timedelta, said: str) -> BeforeValidator:
+    def parse(value: object) -> timedelta:
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        duration = timedelta(seconds=int(match["number"]) * _SECONDS[match["unit"]]) if match else None
+        if duration is None or not least <= duration <= most:
+            raise _mistake(f"a duration such as 90s, 15m or 1h, {said}")
+        return duration
+
+    return BeforeValidator(parse)
+
+
+_DURATION_SCHEMA = WithJsonSchema(
+    {"type": "string", "pattern": "^[0-9]{1,6}[smh]$", "examples": ["90s", "15m", "1h"]}
+)
+
+Interval = Annotated[
+    timedelta, _duration(least=timedelta(seconds=1), most=ONE_HOUR, said="from 1s to 1h"), _DURATION_SCHEMA
+]
+Delay = Annotated[
+    timedelta,
+    _duration(least=timedelta(0), most=timedelta(hours=24), said="from 0s to 24h"),
+    _DURATION_SCHEMA,
+]
+
+
+def _check_reference(text: str) -> str:
+    """Accept only where a secret lies. The value is never told: it may be the secret itself."""
+    try:
+        parse_reference(text)
+    except ValueError as error:
+        expected = re.split(r"[,;] found ", str(error).removeprefix("expected "))[0]
+        raise _mistake(
+            expected, found="another text (not shown: a secret must not stand in this file)"
+        ) from error
+    return text
+
+
+Reference = Annotated[
+    str,
+    AfterValidator(_check_reference),
+    WithJsonSchema({"type": "string", "pattern": "^(env|file|secretsmanager|ssm):.+$"}),
+]
+
+
+def check_name(text: str) -> str:
+    """Accept every name that PostgreSQL, a CRM and a warehouse can all have."""
+    if not text.strip():
+        raise _mistake("a name that is not empty")
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise _mistake("a name without line breaks and control characters", found="one with them")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_NAME_SIZE_IN_BYTES:
+        raise _mistake(f"a name of at most {MAX_NAME_SIZE_IN_BYTES} bytes", found="a longer one")
+    return text
+
+
+#: Of a table or column. The longest name Redshift can have is 127 bytes.
+#: Source: Amazon Redshift Database Developer Guide, "Names and identifiers".
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+def _parse_type(value: object) -> ColumnType:
+    try:
+        return ColumnType.parse(value if isinstance(value, str) else "")
+    except ValueError as error:
+        expected = str(error).removeprefix("expected ").partition(", found")[0]
+        raise _mistake(expected) from error
+
+
+ColumnTypeText = Annotated[
+    ColumnType,
+    BeforeValidator(_parse_type),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["string", "boolean", "int16", "int32", "int64", "float32", "float64", "date",
+                          "timestamp", "timestamptz", "json", "binary"]},
+                {"type": "string", "pattern": "^decimal\\([0-9]{1,2}, *[0-9]{1,2}\\)$"},
+            ]
+        }
+    ),
+]  # fmt: skip
+
+
+def _split_relation(value: object) -> tuple[str, ...]:
+    parts = value.split(".") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or len(parts) != 2 or not all(isinstance(p, str) for p in parts):
+        raise _mistake(
+            'schema and table, as public.orders; or as a list if a name has a dot: [public, "a.b"]'
+        )
+    for part in parts:
+        check_name(part)
+    return tuple(parts)
+
+
+Relation = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_split_relation),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[^.]+\\.[^.]+$"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
+
+_URL_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+
+
+def _check_url_path(text: str) -> str:
+    # Joined to the base URL: nothing in it may lead to another host.
+    if not _URL_PATH.fullmatch(text) or ".." in text.split("/"):
+        raise _mistake("a path below the base URL that begins with one slash, such as /v1/contacts")
+    return text
+
+
+UrlPath = Annotated[str, AfterValidator(_check_url_path)]
+
+DottedPath = Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)*$", max_length=500)]
+ParameterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.$\[\]-]{1,100}$")]
+
+
+class _OrNone:
+    """Lets the word `none` say that there is none, in files and in the JSON Schema."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(
+            lambda value: None if value == "none" else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"const": "none"}, *handler(schema)["anyOf"]]}
+
+
+# ---- a column ----------------------------------------------------------------------------------------------
+
+
+class HmacForm(Form):
+    """A keyed pseudonym."""
+
+    domain: str = Field(
+        pattern=r"^[a-z][a-z0-9_.-]{0,62}$",
+        description="Equal values of one domain get equal pseudonyms, across tables and sources of one key.",
+    )
+    normalize: Normalization = Field(
+        Normalization.NONE, description="Brings e-mail addresses or phone numbers to one form first."
+    )
+
+
+class MaskWord(StrEnum):
+    """The masks that need no parameters."""
+
+    KEEP = MaskKind.KEEP.value
+    DROP = MaskKind.DROP.value
+    WITHHOLD = MaskKind.WITHHOLD.value
+    REDACT = MaskKind.REDACT.value
+    LAST4 = MaskKind.LAST4.value
+
+
+class MaskForm(Form):
+    """What happens to a column: one word, or `{hmac: …}`, or `{constant: …}`."""
+
+    word: MaskWord | None = None
+    hmac: HmacForm | None = None
+    constant: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_short_form(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value in set(MaskWord):
+                return {"word": value}
+            raise _mistake(f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, or {{constant: …}}")
+        if isinstance(value, dict) and len(value) == 1 and (value.keys() <= {"hmac", "constant"}):
+            (parameters,) = value.values()
+            if parameters is not None:
+                return value
+        raise _mistake(f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, or {{constant: …}}")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        form = handler.resolve_ref_schema(handler(schema))
+        properties = {name: dict(form["properties"][name]) for name in ("hmac", "constant")}
+        objects = [
+            {
+                "type": "object",
+                "properties": {name: next(o for o in properties[name]["anyOf"] if o.get("type") != "null")},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name in properties
+        ]
+        form.clear()
+        return {"anyOf": [{"enum": list(MaskWord)}, *objects], "description": cls.__doc__}
+
+
+class ColumnForm(Form):
+    """A column of a PostgreSQL table."""
+
+    type: ColumnTypeText = Field(
+        default_factory=lambda: STRING, description="The type in the files. Masked columns leave as strings."
+    )
+    source_type: str = Field("", max_length=500, description="The source's own word for the type.")
+    nullable: bool = Field(True, description="Whether the source may have NULL here.")
+    mask: MaskForm | None = Field(
+        None, description="What happens to its values. Without one the column is withheld."
+    )
+
+
+class RestColumnForm(ColumnForm):
+    """A column of a REST table."""
+
+    path: DottedPath | None = Field(
+        None, description="Where the value stands in a record: properties.email. Else the column's name."
+    )
+
+
+# ---- a table -----------------------------------------------------------------------------------------------
+
+
+class CursorForm(Form):
+    """The column that tells when a row last changed."""
+
+    column: Name
+    lag: Delay = Field(description="The newest rows are left alone for so long: transactions commit late.")
+    overlap: Delay = Field(description="Each window is read from so much before its start.")
+    timezone: Literal["UTC"] | None = Field(
+        None, description="Of a cursor without a zone. Only UTC: let a view convert others."
+    )
+
+
+class DeletesForm(Form):
+    """A column that is set when its row is deleted."""
+
+    soft: Name
+
+
+class PublishForm(Form):
+    """What a batch does to the table that analysts see."""
+
+    mode: PublishMode = Field(
+        description="append adds rows, merge keeps the newest of each key, replace takes the batch as the table."
+    )
+    target: Target = Field(Target.BOTH, description="An external table over S3, a native table, or both.")
+    allow_empty: bool = Field(False, description="Whether a replace by zero rows is believed.")
+
+
+class QuarantineForm(Form):
+    """How many rejected rows a batch may have and still be published. Both limits hold."""
+
+    max_rejected_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = Field(
+        None, description="100 if neither the table nor the source says."
+    )
+    max_rejected_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="Of all rows: 0.01 is one in a hundred, and the default."
+    )
+
+
+class ScheduleForm(Form):
+    """How often a table is due."""
+
+    every: Interval | None = Field(None, description="1h at most; 15m if neither table nor source says.")
+    max_window: Interval | None = Field(
+        None, description="A table that is behind is read in windows no longer than this. 1h by default."
+    )
+    catch_up_limit: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None, description="At most so many windows of a table are planned at once. 24 by default."
+    )
+
+
+class TableForm(Form):
+    """What tables of all kinds have."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {"publish": {"mode": "append"}}
+
+    key: tuple[Name, ...] = Field((), description="The columns that tell one row from another.")
+    cursor: Annotated[CursorForm | None, _OrNone()] = Field(
+        None, description="Or none: then each batch is a snapshot of the whole table."
+    )
+    deletes: Annotated[DeletesForm | None, _OrNone()] = Field(
+        None, description="Or none: deletes are not looked for. A replaced table loses them by itself."
+    )
+    publish: PublishForm
+    schedule: ScheduleForm = Field(ScheduleForm(), description="Overrides the source's.")
+    quarantine: QuarantineForm = Field(QuarantineForm(), description="Overrides the source's.")
+
+
+class PostgresTableForm(TableForm):
+    """A table or view."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {**TableForm.stand_ins, "relation": ["-", "-"]}
+
+    relation: Relation = Field(description="Schema and name at the source.")
+
+
+class Paging(StrEnum):
+    """How a REST source gives its pages."""
+
+    NONE = "none"
+    #: By number: page=1, page=2, …
+    PAGE = "page"
+    #: By how many records to skip.
+    OFFSET = "offset"
+    #: By a word that the page before gave.
+    CURSOR = "cursor"
+    #: By the address that the page before gave.
+    NEXT_LINK = "next_link"
+
+
+class RestOptionsForm(Form):
+    """How records are asked for and where they stand in the answer."""
+
+    records_path: DottedPath | None = Field(
+        None, description="Where the list of records stands. data by default."
+    )
+    total_path: DottedPath | None = Field(
+        None, description="Where the answer says how many records there are in all; compared with those read."
+    )
+    paging: Paging = Paging.NONE
+    page_parameter: ParameterName | None = Field(None, description="For paging: page.")
+    first_page: Annotated[int, Field(ge=0, le=1)] | None = Field(None, description="0 or 1, the default.")
+    offset_parameter: ParameterName | None = Field(None, description="For paging: offset.")
+    cursor_parameter: ParameterName | None = Field(None, description="For paging: cursor.")
+    cursor_path: DottedPath | None = Field(
+        None, description="For paging: cursor. Where the next one stands in an answer."
+    )
+    next_link: DottedPath | None = Field(
+        None, description="For paging: next_link. Where it stands in an answer, or `header` for Link."
+    )
+    size_parameter: ParameterName | None = Field(None, description="Asks for pages of page_size records.")
+    page_size: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    after_parameter: ParameterName | None = Field(
+        None, description="Records changed at or after this moment."
+    )
+    before_parameter: ParameterName | None = Field(None, description="Records changed before this moment.")
+    order_parameter: ParameterName | None = None
+    order_value: Annotated[str, Field(max_length=200)] | None = None
+
+
+class RestTableForm(TableForm):
+    """An endpoint that lists records."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {**TableForm.stand_ins, "path": "/"}
+
+    path: UrlPath = Field(description="Below the base URL: /v1/contacts.")
+    options: RestOptionsForm = RestOptionsForm()
+
+
+# ---- a source ----------------------------------------------------------------------------------------------
+
+
+class PostgresConnection(Form):
+    """Where the connection string is kept."""
+
+    dsn: Reference
+
+
+class PostgresLimits(Form):
+    """What one batch may take of the source."""
+
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+        None, description="A statement that takes longer is cancelled."
+    )
+
+
+class RestConnection(Form):
+    """Where the address and the token are kept."""
+
+    base_url: Reference = Field(description="All requests go to its scheme, host and port, and nowhere else.")
+    token: Reference | None = Field(None, description="Sent as a bearer token.")
+
+
+class RestLimits(Form):
+    """What one batch may take of the source."""
+
+    requests_per_second: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] | None = Field(
+        None, description="Of one request."
+    )
+    max_pages: Annotated[int, Field(ge=1)] | None = None
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+
+
+class SourceForm(Form):
+    """What sources of all kinds have."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {"name": "x", "kind": "postgres", "connection": {"dsn": "env:X"}}
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Equal to the file's name.")
+    mask_key: Reference | None = Field(None, description="Where the key of the pseudonyms is kept.")
+    mask_key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = Field(
+        None, description="Recorded beside each pseudonymised column, never secret."
+    )
+    schedule: ScheduleForm = ScheduleForm()
+    quarantine: QuarantineForm = QuarantineForm()
+
+
+class PostgresSourceForm(SourceForm):
+    """A PostgreSQL database."""
+
+    kind: Literal["postgres"]
+    connection: PostgresConnection
+    limits: PostgresLimits = PostgresLimits()
+
+
+class RestSourceForm(SourceForm):
+    """A CRM or anything else that answers JSON over HTTP."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {
+        **SourceForm.stand_ins,
+        "kind": "rest",
+        "connection": {"base_url": "env:X"},
+    }
+
+    kind: Literal["rest"]
+    connection: RestConnection
+    limits: RestLimits = RestLimits()
+
+
+# ---- whole files, for the JSON Schema ----------------------------------------------------------------------
+
+
+class WholePostgresTable(PostgresTableForm):
+    """A table or view."""
+
+    columns: dict[str, ColumnForm | None] = Field(min_length=1)
+
+
+class WholePostgresSource(PostgresSourceForm):
+    """A PostgreSQL database."""
+
+    tables: dict[str, WholePostgresTable] = Field(min_length=1)
+
+
+class WholeRestTable(RestTableForm):
+    """An endpoint that lists records."""
+
+    columns: dict[str, RestColumnForm | None] = Field(min_length=1)
+
+
+class WholeRestSource(RestSourceForm):
+    """A CRM or anything else that answers JSON over HTTP."""
+
+    tables: dict[str, WholeRestTable] = Field(min_length=1)
