@@ -282,7 +282,7 @@ def _read_object(body: str) -> dict[str, Any]:
         message = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     # RecursionError: thousands of opening brackets. ValueError: no JSON, or a number of thousands of digits.
     except (ValueError, RecursionError) as error:
-        raise MalformedMessage(f"a message should be a JSON object, found {_shown(body)}") from error
+        raise MalformedMessage(f"a message should be a JSON object, found {len(body)} characters") from error
     return _object(message, "message")
 
 
@@ -307,7 +307,7 @@ def _fields(value: object, where: str, *, required: set[str]) -> dict[str, Any]:
     fields = _object(value, where)
     if set(fields) != required:
         raise MalformedMessage(
-            f"{where} should have the fields {', '.join(sorted(required))}, found {_shown(sorted(fields))}"
+            f"{where} should be an object with the fields {', '.join(sorted(required))}, found {_shown(fields)}"
         )
     return fields
 
@@ -380,7 +380,13 @@ def _key(value: object, where: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value for an error message: bounded, and without line breaks."""
-    # ascii(): an error message goes to logs and terminals, control characters must not.
-    text = ascii(value[:100] if isinstance(value, str) else value)
-    return text if len(text) <= 120 else f"{text[:120]}…"
+    """Return enough of a value to recognise it, bounded and in one line. It may be anything: no more than that."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 40 else f"{value[:40]}…")
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return (
+            f"an object with the fields {', '.join(_shown(name) for name in sorted(value)[:10]) or '(none)'}"
+        )
+    return ascii(value)[:40]

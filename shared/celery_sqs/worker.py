@@ -77,18 +77,19 @@ class _SoftStop:
     """
 
     def __init__(self, *, soft_shutdown_seconds: float) -> None:
-        # A daemon: a worker whose tasks end in time exits without waiting for it.
-        self._timer = threading.Timer(soft_shutdown_seconds, self._kill_children)
-        self._timer.daemon = True
-        self._begun = False
+        self._soft_shutdown_seconds = soft_shutdown_seconds
+        self._begun = threading.Event()
+        # Started now, not in the signal handler: starting a thread takes locks that the interrupted code may
+        # hold. A daemon: a worker whose tasks end in time exits without waiting for it.
+        threading.Thread(target=self._kill_late_children, name="soft-stop", daemon=True).start()
 
     def begin(self, **_: Any) -> None:
         """Start the clock. Called in the signal handler, once for each signal."""
-        if not self._begun:
-            self._begun = True
-            self._timer.start()
+        self._begun.set()
 
-    def _kill_children(self) -> None:
+    def _kill_late_children(self) -> None:
+        self._begun.wait()
+        time.sleep(self._soft_shutdown_seconds)
         for child in billiard.active_children():
             log.warning("task_process_killed", pid=child.pid)
             os.kill(child.pid, signal.SIGKILL)

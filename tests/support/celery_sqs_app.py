@@ -1,0 +1,27 @@
+"""
+The wiring of a small service, as `services/extractor/app.py` holds one.
+
+Run as `python -m support.celery_sqs_app`, with QUEUE_URL and JOURNAL in the environment.
+"""
+
+import os
+import sys
+
+import structlog
+
+from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
+
+
+def main() -> int:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    app = make_worker_app(
+        "test-extractor",
+        queue=WorkerQueue("extract", os.environ["QUEUE_URL"]),
+        settings=WorkerSettings(),
+        task_modules=["support.celery_sqs_tasks"],
+    )
+    return run_worker(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
