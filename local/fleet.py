@@ -1,0 +1,102 @@
+"""The whole of Esclusa on one machine: the embedded stack, provisioned, and its workers."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local import aws
+from local.ports import PortBlock
+from local.processes import Home, ProcessSpec, Supervisor, living_processes, supervise, write_privately
+from local.provision import provision
+from local.stack import FOUNDATION_NAMES, Stack, bring_up, describe, take_down
+from shared.catalog import load_sources
+
+#: The workers of the embedded fleet and how many tasks each has at once.
+WORKERS = {"extractor": 2, "processor": 1, "publisher": 1}
+SCHEDULER = "scheduler"
+
+ENVIRONMENT_FILE = "environment.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A fleet that runs."""
+
+    stack: Stack
+    #: The settings of its processes: references, no secrets.
+    environment: dict[str, str] = field(repr=False)
+    started: tuple[str, ...] = ()
+
+
+def up(home: Home, sources: Path, *, on_step: Callable[[str], None] = lambda _: None) -> Running:
+    """
+    Start what does not run, repair what was killed, and bring everything to what the sources need.
+
+    Raises:
+        ConfigurationError: if another command is at work on this stack, a port is taken, or a source file is wrong.
+        Unavailable: if a part does not start; the message holds the end of its log.
+    """
+    catalog = load_sources(sources)
+    with supervise(home, purpose="up") as supervisor:
+        stack = bring_up(supervisor, ports=PortBlock.find(), on_step=on_step)
+        on_step("provisioning queues, Lambdas, buckets and the ledger")
+        provisioned = provision(stack, catalog.sources)
+        if aws.PROCESS_NAME in stack.started:
+            # From here on the local AWS server survives a kill -9 with all that was provisioned.
+            aws.checkpoint(supervisor, stack.ports.aws)
+        write_privately(home.path / ENVIRONMENT_FILE, json.dumps(provisioned.environment, indent=2) + "\n")
+        on_step("starting the workers")
+        started = [spec.name for spec in _processes(provisioned.environment) if supervisor.start(spec)]
+    return Running(stack, provisioned.environment, (*stack.started, *started))
+
+
+def down(home: Home) -> list[str]:
+    """Stop every process of a home, workers first; data stays. Returns the names of what was stopped."""
+    with supervise(home, purpose="down") as supervisor:
+        return take_down(supervisor, ports=PortBlock.find())
+
+
+def dead_processes(home: Home) -> set[str]:
+    """Return the names of the processes that should run and do not."""
+    return {*FOUNDATION_NAMES, *WORKERS, SCHEDULER} - set(living_processes(home))
+
+
+def read_environment(home: Home) -> dict[str, str]:
+    """Return the settings of the fleet of a home; empty if it was never up."""
+    try:
+        environment: dict[str, str] = json.loads((home.path / ENVIRONMENT_FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    return environment
+
+
+def running(home: Home) -> Running:
+    """Return where the parts of a fleet that is up are reached."""
+    return Running(describe(home, ports=PortBlock.find()), read_environment(home))
+
+
+def start_beside(supervisor: Supervisor, spec: ProcessSpec) -> None:
+    """Start one more process of a home, replacing what is left of an earlier one of its name."""
+    supervisor.stop(spec.name)
+    supervisor.start(spec)
+
+
+def _processes(environment: dict[str, str]) -> list[ProcessSpec]:
+    workers = [
+        ProcessSpec(
+            name=worker,
+            command=[sys.executable, "-m", f"services.{worker}.app"],
+            environment={**environment, "ESCLUSA_CONCURRENCY": str(concurrency)},
+            stop_seconds=15.0,
+        )
+        for worker, concurrency in WORKERS.items()
+    ]
+    scheduler = ProcessSpec(
+        name=SCHEDULER,
+        command=[sys.executable, "-m", "local.scheduler"],
+        environment=environment,
+        stop_seconds=10.0,
+    )
+    return [*workers, scheduler]
