@@ -54,6 +54,18 @@ def ministack(server_directory: Path) -> Iterator[str]:
         supervisor.stop_all()
 
 
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[str]:
+    """The base URL of moto, the second opinion on AWS in the contract tests, for the whole session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture
 def aws_env(ministack: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment with which boto3 reaches the local AWS server, set for this test and returned."""
