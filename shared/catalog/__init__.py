@@ -130,10 +130,9 @@ def read_sources(directory: Path) -> Catalog:
     warnings: list[Problem] = []
     for file in _source_files(directory, problems):
         document = read_document(file)
-        if not document.problems:
-            source = _read_source(file, document)
-            if source and not document.problems:
-                sources.append(source)
+        source = _read_source(file, document) if document.content else None
+        if source:
+            sources.append(source)
         problems += sorted(document.problems, key=lambda problem: problem.line)
         warnings += document.warnings
     return Catalog(directory, tuple(sources), tuple(problems), tuple(warnings))

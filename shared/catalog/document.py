@@ -92,7 +92,7 @@ def _read_yaml(text: str, document: Document) -> None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # Only the parser's own words: its full message quotes the line, which may hold a secret.
-        found = error.problem or error.context or "something else"
+        found = (error.problem or error.context or "something else").removeprefix("found ")
         document.problems.append(
             Problem(document.file, mark.line + 1 if mark else 0, "", "a single YAML document", found)
         )
@@ -109,6 +109,8 @@ def _read_yaml(text: str, document: Document) -> None:
         return
     content = _Reading(document).value(root, path=())
     document.content = content if isinstance(content, dict) else {}
+    if not document.content and not document.problems:
+        _report_file(document, expected="name, kind, connection and tables", found="an empty mapping")
 
 
 def _report_file(document: Document, *, expected: str, found: str) -> None:

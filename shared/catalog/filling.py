@@ -46,11 +46,12 @@ def fill(form: type[F], content: object, *, at: FieldPath, document: Document) -
         errors = invalid.errors(include_url=False)
     for error in errors:
         _report(error, form=form, at=at, document=document)
-    wrong = frozenset(str(error["loc"][0]) for error in errors if error["loc"])
+    mistaken = {str(error["loc"][0]) for error in errors if error["loc"]}
     given = content if isinstance(content, Mapping) else {}
-    sound = {name: value for name, value in given.items() if name not in wrong}
+    sound = {name: value for name, value in given.items() if name not in mistaken}
     stand_ins = {name: value for name, value in form.stand_ins.items() if name not in sound}
-    return form.model_validate(stand_ins | sound), wrong | stand_ins.keys()
+    wrong = (mistaken | stand_ins.keys()) & form.model_fields.keys()
+    return form.model_validate(stand_ins | sound), frozenset(wrong)
 
 
 def _report(error: ErrorDetails, *, form: type[Form], at: FieldPath, document: Document) -> None:
@@ -88,7 +89,7 @@ def _found(error: ErrorDetails, *, path: FieldPath) -> str:
 
 
 def _known_fields(form: type[Form], inside: tuple[str | int, ...]) -> list[str]:
-    """The fields of the form that lies at a path inside another."""
+    """The keys that the form at a path inside another takes."""
     for step in inside:
         annotation: Any = form.model_fields[str(step)].annotation
         (form,) = (
@@ -96,4 +97,4 @@ def _known_fields(form: type[Form], inside: tuple[str | int, ...]) -> list[str]:
             for part in (annotation, *get_args(annotation))
             if isinstance(part, type) and issubclass(part, Form)
         )
-    return list(form.model_fields)
+    return [*form.model_fields, *form.named_parts]

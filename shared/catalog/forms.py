@@ -34,11 +34,14 @@ MAX_NAME_SIZE_IN_BYTES = 127
 
 
 class Form(BaseModel):
-    """A part of a source file. `stand_ins` fill required fields that are wrong, so that the rest is checked."""
+    """A part of a source file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
+    #: Fill required fields that are missing or wrong, so that the rest can be checked.
     stand_ins: ClassVar[Mapping[str, Any]] = {}
+    #: Keys beside the fields, whose parts have forms of their own.
+    named_parts: ClassVar[tuple[str, ...]] = ()
 
 
 def _mistake(expected: str, *, found: str = "") -> PydanticCustomError:
@@ -331,6 +334,7 @@ class TableForm(Form):
     """What tables of all kinds have."""
 
     stand_ins: ClassVar[Mapping[str, Any]] = {"publish": {"mode": "append"}}
+    named_parts: ClassVar[tuple[str, ...]] = ("columns",)
 
     key: tuple[Name, ...] = Field((), description="The columns that tell one row from another.")
     cursor: Annotated[CursorForm | None, _OrNone()] = Field(
@@ -445,6 +449,7 @@ class SourceForm(Form):
     """What sources of all kinds have."""
 
     stand_ins: ClassVar[Mapping[str, Any]] = {"name": "x", "kind": "postgres", "connection": {"dsn": "env:X"}}
+    named_parts: ClassVar[tuple[str, ...]] = ("tables",)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Equal to the file's name.")
     mask_key: Reference | None = Field(None, description="Where the key of the pseudonyms is kept.")
