@@ -1,0 +1,151 @@
+"""
+The port to the sources, and which reader serves which kind.
+
+A reader is made for one table. It connects when it is used, and everything of one batch is read from one
+snapshot, so that a retry starts over and two snapshots are never stitched together.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.windows import Window
+from shared.ports import SecretStore
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What one batch may take of a source. The contract's own `timeout_seconds` goes before the general one."""
+
+    connect_timeout_seconds: int = 10
+    #: How long to wait for a table that somebody holds with a lock of their own.
+    lock_timeout_seconds: int = 10
+    #: The whole reading of one batch. Below the worker's soft time limit, so that the error has a name.
+    read_timeout_seconds: int = 600
+    #: Chunks are cut at the first record boundary behind this.
+    chunk_size_in_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Whole records in the CSV dialect, without a header."""
+
+    body: bytes
+    record_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """A column as the source has it now."""
+
+    name: str
+    #: The source's own word for the type; empty where it has none.
+    source_type: str = ""
+    is_nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at when a table was checked."""
+
+    subject: str
+    is_ok: bool
+    detail: str
+
+
+class SourceSnapshot(Protocol):
+    """One table at one moment of its source."""
+
+    @property
+    def taken_at(self) -> datetime:
+        """The moment on the source's clock, in UTC: everything that had committed by then is seen."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the table's columns and types when the snapshot was opened."""
+        ...
+
+    @property
+    def rows_outside_window_count(self) -> int:
+        """Rows that the source sent although they lie outside the window; they are in no chunk."""
+        ...
+
+    def read(self) -> Iterator[Chunk]:
+        """
+        Read the rows of the window, of the columns that leave, in the contract's order.
+
+        Raises:
+            Refused: if the source says something that cannot be carried or cannot be true.
+            Unavailable: if it breaks off or takes too long.
+        """
+        ...
+
+    def unclassified_columns(self) -> Sequence[SourceColumn]:
+        """Return the columns that the contract does not know; they are never read. Complete after `read`."""
+        ...
+
+    def current_fingerprint(self) -> str:
+        """Return the fingerprint as it is now, whatever the snapshot sees."""
+        ...
+
+
+class SourceReader(Protocol):
+    """One table of one source."""
+
+    def clock(self) -> datetime:
+        """
+        Return the moment up to which the source can be read, on its own clock and in UTC.
+
+        Raises:
+            Unavailable: if it does not answer.
+        """
+        ...
+
+    def check(self) -> list[Finding]:
+        """Look at connection, rights and columns, and read no row. Finds all that is wrong; raises nothing."""
+        ...
+
+    def count_rows(self) -> int:
+        """Return how many rows the whole table has now."""
+        ...
+
+    def open_snapshot(self, window: Window) -> AbstractContextManager[SourceSnapshot]:
+        """
+        Begin to read a window, from its start less the overlap; without a cursor, the whole table.
+
+        Raises:
+            Refused: if the table is not as the contract has it.
+            Unavailable: if the source does not answer.
+        """
+        ...
+
+
+def open_reader(contract: TableContract, *, secrets: SecretStore, limits: ReadLimits) -> SourceReader:
+    """Return the reader of a table. It connects at first use."""
+    # Deferred: each reader brings its own driver, and reads this module.
+    match contract.origin.kind:
+        case SourceKind.POSTGRES:
+            from services.extractor.readers.postgres import PostgresReader
+
+            return PostgresReader(contract, secrets=secrets, limits=limits)
+        case SourceKind.REST:
+            from services.extractor.readers.rest import RestReader
+
+            return RestReader(contract, secrets=secrets, limits=limits)
+
+
+def fingerprint_of(columns: Sequence[SourceColumn]) -> str:
+    """
+    Return the SHA-256 of the names and types of columns, in their order.
+
+    >>> fingerprint_of([SourceColumn("id", "bigint")])[:8]
+    '8251d790'
+    """
+    text = json.dumps([[column.name, column.source_type] for column in columns], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,446 @@
+"""
+Reads PostgreSQL by `COPY (SELECT …) TO STDOUT (FORMAT csv)`: the server's own text, and nothing parses it here.
+
+A batch is read in one REPEATABLE READ READ ONLY transaction that locks the table before it takes its snapshot.
+Without the lock an ALTER TABLE that rewrites the table, or a TRUNCATE, could commit between the two, and the
+snapshot would find the table empty. Source: PostgreSQL documentation, 13.6 "Caveats".
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from services.extractor.readers import Chunk, Finding, ReadLimits, SourceColumn, fingerprint_of
+from services.extractor.types_postgres import (
+    DESCRIBE_COLUMNS,
+    SESSION_SETTINGS,
+    can_carry,
+    select_expression,
+)
+from shared.domain.contracts import TableContract
+from shared.domain.reasons import Reason
+from shared.domain.windows import Window
+from shared.errors import ConfigurationError, EsclusaError, Refused, Unavailable
+from shared.ports import SecretStore
+
+#: A silent network is noticed after this, whatever the server's own timeouts do.
+NETWORK_SILENCE_SECONDS = 30
+
+#: Ordinary and partitioned tables, and views. PostgreSQL has no lock for the other kinds.
+_LOCKABLE_KINDS = frozenset("rpv")
+
+_FIND_RELATION = """
+SELECT c.relkind::text,
+       pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
+           AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+"""
+
+# What a standby has replayed is all it can show, so its clock is that of the last commit it has seen.
+# The start of the statement lies before its snapshot; a clock read later would promise commits unseen.
+_READ_CLOCK = """
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_xact_replay_timestamp()
+            ELSE pg_catalog.statement_timestamp() END
+"""
+
+
+class PostgresReader:
+    """A table, partitioned table, view or foreign table of a PostgreSQL database. See `SourceReader`."""
+
+    def __init__(self, contract: TableContract, *, secrets: SecretStore, limits: ReadLimits) -> None:
+        self._contract = contract
+        self._secrets = secrets
+        self._limits = limits
+        self._place = _place(contract)
+        self._relation = sql.Identifier(*contract.relation)
+
+    def clock(self) -> datetime:
+        """Return the database's clock; of a standby, that of the last commit it has replayed."""
+        with self._connect() as connection, self._transaction(connection):
+            return self._read_clock(connection)
+
+    def check(self) -> list[Finding]:
+        """Look at connection, rights and columns; see `SourceReader`."""
+        subject = f"{self._contract.source}.{self._contract.table}"
+        try:
+            with self._locked_transaction() as connection:
+                columns = self._describe(connection)
+        except EsclusaError as error:
+            return [Finding(subject, is_ok=False, detail=str(error))]
+        problems = _contract_problems(self._contract, columns)
+        if problems:
+            return [Finding(subject, is_ok=False, detail=f"{reason}: {text}") for reason, text in problems]
+        new = ", ".join(repr(column.name) for column in _unclassified(self._contract, columns))
+        detail = f"new at the source and withheld until somebody classifies them: {new}" if new else ""
+        return [Finding(subject, is_ok=True, detail=detail or "readable, and as the contract has it")]
+
+    def count_rows(self) -> int:
+        """Return how many rows the table has."""
+        with self._connect() as connection, self._transaction(connection):
+            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(self._relation)
+            return int(_one_value(connection, query))
+
+    @contextmanager
+    def open_snapshot(self, window: Window) -> "Iterator[PostgresSnapshot]":
+        """Begin to read a window; see `SourceReader`."""
+        with self._locked_transaction() as connection:
+            taken_at = self._read_clock(connection)
+            columns = self._describe(connection)
+            if problems := _contract_problems(self._contract, columns):
+                raise Refused(problems[0][0], f"{self._place}: " + "; ".join(text for _, text in problems))
+            yield PostgresSnapshot(
+                self._contract,
+                connection,
+                columns=columns,
+                window=window,
+                taken_at=taken_at,
+                describe_anew=self._describe_anew,
+                chunk_size_in_bytes=self._limits.chunk_size_in_bytes,
+            )
+
+    # ---- the steps -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked_transaction(self) -> Iterator[psycopg.Connection]:
+        """
+        Begin a transaction whose snapshot is not taken yet, on a table that stays as it is until it ends.
+
+        Raises:
+            Refused: if the table is not there, or may not be read.
+        """
+        with self._connect() as connection:
+            with self._transaction(connection):
+                is_lockable = self._find_relation(connection)
+            with self._transaction(connection):
+                if is_lockable:
+                    lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(self._relation)
+                    connection.execute(lock)
+                yield connection
+
+    @contextmanager
+    def _connect(self) -> Iterator[psycopg.Connection]:
+        reference = self._contract.origin.connection["dsn"]
+        dsn = self._secrets.resolve(reference)
+        with _translated(self._place):
+            try:
+                connection = psycopg.connect(
+                    dsn,
+                    autocommit=True,
+                    # A pooler may give each transaction another server, which knows no statement of ours.
+                    prepare_threshold=None,
+                    client_encoding="UTF8",
+                    application_name="esclusa-extractor",
+                    connect_timeout=self._limits.connect_timeout_seconds,
+                    keepalives=1,
+                    keepalives_idle=NETWORK_SILENCE_SECONDS // 3,
+                    keepalives_interval=NETWORK_SILENCE_SECONDS // 6,
+                    keepalives_count=4,
+                    tcp_user_timeout=NETWORK_SILENCE_SECONDS * 1000,
+                )
+            except psycopg.ProgrammingError:
+                # Its text repeats the connection string with the password in it.
+                raise ConfigurationError(
+                    f"source {self._contract.source!r}: {reference} should hold a PostgreSQL connection string "
+                    "(postgresql://user:password@host:port/database), found something else"
+                ) from None
+            with connection:
+                yield connection
+
+    @contextmanager
+    def _transaction(self, connection: psycopg.Connection) -> Iterator[None]:
+        """One REPEATABLE READ READ ONLY transaction with every setting that shapes text or bounds time."""
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        timeout_seconds = int(
+            self._contract.origin.connection.get("timeout_seconds", self._limits.read_timeout_seconds)
+        )
+        settings = {
+            **SESSION_SETTINGS,
+            "statement_timeout": f"{timeout_seconds}s",
+            "lock_timeout": f"{self._limits.lock_timeout_seconds}s",
+            "idle_in_transaction_session_timeout": f"{timeout_seconds}s",
+            # A policy that hides rows then raises an error, instead of hiding them from the counts as well.
+            "row_security": "off",
+        }
+        with _translated(self._place), connection.transaction():
+            # SET and not set_config(): a SELECT would take the snapshot before the lock.
+            connection.execute(
+                sql.SQL("; ").join(
+                    sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                    for name, value in settings.items()
+                )
+            )
+            yield
+
+    def _find_relation(self, connection: psycopg.Connection) -> bool:
+        """
+        Return whether PostgreSQL would give us a lock on the table.
+
+        It has none for materialized views and foreign tables, and gives none to a role that may read some
+        columns only. There the fingerprints before and after have to do.
+        """
+        found = connection.execute(_FIND_RELATION, self._names).fetchone()
+        if found is None:
+            raise Refused(
+                Reason.TABLE_MISSING, f"{self._place}: the database has no table or view of that name"
+            )
+        kind, may_read_all, may_read_some = found
+        if not may_read_some:
+            raise Refused(
+                Reason.TABLE_MISSING,
+                f"{self._place}: the role may not read it; grant it USAGE on the schema and SELECT on the table",
+            )
+        return bool(may_read_all) and kind in _LOCKABLE_KINDS
+
+    def _read_clock(self, connection: psycopg.Connection) -> datetime:
+        moment: datetime | None = _one_value(connection, sql.SQL(_READ_CLOCK))
+        if moment is None:
+            raise Unavailable(f"{self._place}: the standby has not replayed any commit since it started")
+        return moment.astimezone(UTC)
+
+    def _describe(self, connection: psycopg.Connection) -> tuple[SourceColumn, ...]:
+        rows = connection.execute(DESCRIBE_COLUMNS, self._names)
+        return tuple(SourceColumn(*row) for row in rows)
+
+    def _describe_anew(self) -> tuple[SourceColumn, ...]:
+        """Return the columns as a new session sees them: a snapshot does not see them change."""
+        with self._connect() as connection, self._transaction(connection):
+            return self._describe(connection)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        schema, name = self._contract.relation
+        return {"schema": schema, "name": name}
+
+
+class PostgresSnapshot:
+    """One transaction on one table. See `SourceSnapshot`."""
+
+    def __init__(
+        self,
+        contract: TableContract,
+        connection: psycopg.Connection,
+        *,
+        columns: tuple[SourceColumn, ...],
+        window: Window,
+        taken_at: datetime,
+        describe_anew: Callable[[], tuple[SourceColumn, ...]],
+        chunk_size_in_bytes: int,
+    ) -> None:
+        self._contract = contract
+        self._connection = connection
+        self._columns = columns
+        self._window = window
+        self._taken_at = taken_at
+        self._describe_anew = describe_anew
+        self._chunk_size_in_bytes = chunk_size_in_bytes
+
+    @property
+    def taken_at(self) -> datetime:
+        """The database's clock before the snapshot."""
+        return self._taken_at
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the columns and types in the snapshot."""
+        return fingerprint_of(self._columns)
+
+    @property
+    def rows_outside_window_count(self) -> int:
+        """None: the database compares exactly."""
+        return 0
+
+    def read(self) -> Iterator[Chunk]:
+        """Read the rows of the window; see `SourceSnapshot`."""
+        place = _place(self._contract)
+        # A database in SQL_ASCII converts and checks nothing.
+        is_unchecked = self._connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+        with _translated(place):
+            self._require_cursor_values()
+            statement = copy_statement(self._contract, columns=self._columns, window=self._window)
+            for chunk in _copy_chunks(self._connection, statement, size_in_bytes=self._chunk_size_in_bytes):
+                if is_unchecked:
+                    _require_utf8(chunk, place)
+                yield chunk
+
+    def unclassified_columns(self) -> Sequence[SourceColumn]:
+        """Return the columns that the contract does not know."""
+        return _unclassified(self._contract, self._columns)
+
+    def current_fingerprint(self) -> str:
+        """Return the fingerprint as a new session sees it."""
+        return fingerprint_of(self._describe_anew())
+
+    def _require_cursor_values(self) -> None:
+        cursor = self._contract.cursor
+        if cursor is None:
+            return
+        is_nullable = _columns_by_name(self._columns)[cursor.column].is_nullable
+        # A row at infinity is in no window, just as one without a value.
+        lost = "{0} IN ('infinity', '-infinity')" + (" OR {0} IS NULL" if is_nullable else "")
+        condition = sql.SQL(lost).format(sql.Identifier(cursor.column))
+        relation = sql.Identifier(*self._contract.relation)
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(relation, condition)
+        if _one_value(self._connection, query):
+            raise Refused(
+                Reason.NULL_CURSOR,
+                f"{_place(self._contract)}: expected a moment in cursor column {cursor.column!r} of every row, "
+                "found rows with NULL or infinity, which belong to no window; set them at the source",
+            )
+
+
+def copy_statement(
+    contract: TableContract, *, columns: Sequence[SourceColumn], window: Window
+) -> sql.Composed:
+    """Return the COPY that reads a window. Columns that do not leave are not in it."""
+    by_name = _columns_by_name(columns)
+    expressions = [
+        sql.SQL(select_expression(_quoted(column.name), by_name[column.name].source_type))
+        for column in contract.output_columns
+    ]
+    return sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT csv)").format(
+        sql.SQL(", ").join(expressions),
+        sql.Identifier(*contract.relation),
+        _where(contract, by_name=by_name, window=window),
+    )
+
+
+def _where(contract: TableContract, *, by_name: dict[str, SourceColumn], window: Window) -> sql.Composable:
+    cursor = contract.cursor
+    if cursor is None:
+        return sql.SQL("")
+    bounds = [("<", window.end)]
+    if window.start is not None:
+        bounds.append((">=", window.start - cursor.overlap))
+    # A timestamp without zone is in UTC by contract; compared with a moment, it would lose its index.
+    has_zone = by_name[cursor.column].source_type.endswith("with time zone")
+    conditions = [
+        sql.SQL("{} {} {}").format(
+            sql.Identifier(cursor.column),
+            sql.SQL(operator),
+            sql.Literal(bound if has_zone else bound.replace(tzinfo=None)),
+        )
+        for operator, bound in bounds
+    ]
+    return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
+
+
+def _copy_chunks(
+    connection: psycopg.Connection, statement: sql.Composed, *, size_in_bytes: int
+) -> Iterator[Chunk]:
+    """
+    Gather the records of a COPY into chunks, each cut at the first record boundary behind the size.
+
+    PostgreSQL sends "always one [CopyData message] per row" (documentation, 54.2.7 "COPY Operations"), so
+    counting messages counts records without parsing. Its own count at the end has to agree.
+    """
+    sent_count = 0
+    body, record_count = bytearray(), 0
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for record in copy:
+                body += record
+                record_count += 1
+                if len(body) >= size_in_bytes:
+                    yield Chunk(bytes(body), record_count)
+                    sent_count += record_count
+                    body, record_count = bytearray(), 0
+        if record_count:
+            yield Chunk(bytes(body), record_count)
+        if cursor.rowcount != sent_count + record_count:
+            raise Unavailable(
+                f"COPY announced {cursor.rowcount} rows, but {sent_count + record_count} messages arrived"
+            )
+
+
+def _contract_problems(contract: TableContract, columns: Sequence[SourceColumn]) -> list[tuple[Reason, str]]:
+    """Return what keeps the columns that leave from being read as the contract has them."""
+    by_name = _columns_by_name(columns)
+    problems = []
+    for column in contract.output_columns:
+        found = by_name.get(column.name)
+        if found is None:
+            problems.append((Reason.COLUMN_MISSING, f"column {column.name!r} is not in the source"))
+        elif column.source_type and column.source_type != found.source_type:
+            problems.append(
+                (
+                    Reason.TYPE_CHANGED,
+                    f"column {column.name!r} should be {column.source_type}, found {found.source_type}",
+                )
+            )
+        elif not column.mask.changes_values and not can_carry(found.source_type, column.type):
+            problems.append(
+                (
+                    Reason.TYPE_CHANGED,
+                    f"column {column.name!r} is {found.source_type}, whose values {column.type} cannot hold",
+                )
+            )
+    return problems
+
+
+def _unclassified(contract: TableContract, columns: Sequence[SourceColumn]) -> list[SourceColumn]:
+    known = {column.name for column in contract.columns}
+    return [column for column in columns if column.name not in known]
+
+
+def _columns_by_name(columns: Sequence[SourceColumn]) -> dict[str, SourceColumn]:
+    return {column.name: column for column in columns}
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string()
+
+
+def _place(contract: TableContract) -> str:
+    return f"source {contract.source!r}, table {'.'.join(contract.relation)!r}"
+
+
+def _one_value(connection: psycopg.Connection, query: sql.SQL | sql.Composed) -> Any:
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _require_utf8(chunk: Chunk, place: str) -> None:
+    try:
+        chunk.body.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(
+            Reason.VALUE_NOT_REPRESENTABLE,
+            f"{place}: the database is in SQL_ASCII and holds text that is not UTF-8; give the COPY a view "
+            "that converts it",
+        ) from error.with_traceback(None)
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    """
+    Turn the driver's errors into ours.
+
+    Only the first line of the server's message is kept, since detail and context repeat values of rows; and of
+    errors about data not even that one.
+    """
+    try:
+        yield
+    except errors.InsufficientPrivilege as error:
+        raise Refused(Reason.TABLE_MISSING, f"{place}: {_said(error)}") from None
+    except errors.UndefinedTable as error:
+        raise Refused(Reason.TABLE_MISSING, f"{place}: {_said(error)}") from None
+    except psycopg.DataError as error:
+        raise Refused(
+            Reason.VALUE_NOT_REPRESENTABLE,
+            f"{place}: a value cannot be computed, or converted to UTF-8 "
+            f"({type(error).__name__}, SQLSTATE {error.sqlstate})",
+        ) from None
+    except psycopg.Error as error:
+        raise Unavailable(f"{place}: {_said(error)}") from None
+
+
+def _said(error: psycopg.Error) -> str:
+    return f"{type(error).__name__}: {error.diag.message_primary or error}"
