@@ -1,0 +1,53 @@
+"""Enqueueing: ask each source for its clock, plan what is due, send. What cron runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from services.extractor.readers import open_reader
+from shared.catalog import Source
+from shared.errors import EsclusaError
+from shared.fleet import Fleet
+from shared.outbox import send_pending
+from shared.planning import PlannedTable, plan_source
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueuedSource:
+    """What enqueueing a source came to."""
+
+    source: str
+    tables: tuple[PlannedTable, ...] = ()
+    #: Why nothing, or not everything, could be planned. The other sources are not affected.
+    error: EsclusaError | None = None
+
+    @property
+    def planned_count(self) -> int:
+        """How many batches were planned."""
+        return sum(len(table.planned) for table in self.tables)
+
+
+def enqueue(sources: Iterable[Source], *, fleet: Fleet) -> list[EnqueuedSource]:
+    """Plan and send what is due of each source. A source that does not answer holds up none of the others."""
+    outcomes = [_enqueue_source(source, fleet=fleet) for source in sources]
+    send_pending(fleet.ledger, fleet.sender)
+    return outcomes
+
+
+def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
+    contracts = source.contracts()
+    try:
+        with open_reader(contracts[0], secrets=fleet.secrets) as reader:
+            planned = plan_source(
+                contracts,
+                ledger=fleet.ledger,
+                source_clock=reader.clock,
+                bucket=fleet.settings.bucket(source.name),
+            )
+    except EsclusaError as error:
+        log.warning("source_not_enqueued", source=source.name, error=str(error))
+        return EnqueuedSource(source.name, error=error)
+    return EnqueuedSource(source.name, tuple(planned))
