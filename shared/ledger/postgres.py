@@ -7,13 +7,12 @@ apart; the revision of a batch and the constraints of the tables are there for t
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import psycopg
-import psycopg.conninfo
 import sqlalchemy
 from sqlalchemy import (
     ColumnElement,
@@ -24,9 +23,7 @@ from sqlalchemy import (
     Text,
     and_,
     cast,
-    create_engine,
     delete,
-    event,
     exists,
     func,
     literal,
@@ -36,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from shared.contract_document import from_json, to_json
 from shared.domain.batches import (
@@ -53,36 +50,12 @@ from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, FileFormat, FileStatus, Location
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
-from shared.errors import ConfigurationError, IllegalTransition, StaleRevision, Unavailable
+from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
+from shared.ledger.connection import Database
 from shared.ports import LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
 Row: TypeAlias = sqlalchemy.Row[Any]
-
-_ErrorsTranslated: TypeAlias = Callable[[Connection], AbstractContextManager[None]]
-
-# A process has its main thread and the one that renews the lease.
-POOL_SIZE: Final = 2
-POOL_OVERFLOW: Final = 3
-# Load balancers and NAT gateways forget idle connections; those of AWS after 350 seconds.
-# Source: Elastic Load Balancing, "Network Load Balancers", connection idle timeout.
-POOL_RECYCLE_SECONDS: Final = 300
-
-# A worker that is frozen within a transaction must not hold its batch for ever. Above the time that the outbox may
-# take to send a handful of messages.
-IDLE_IN_TRANSACTION_SECONDS: Final = 120
-
-# A peer that vanished without a word is noticed within some 25 seconds, also while we wait for an answer.
-KEEPALIVES: Final = {
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
-
-# After a failover we may still be connected to what is now a reader.
-_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
 
 class PostgresLedger:
@@ -98,109 +71,28 @@ class PostgresLedger:
     def __init__(
         self, dsn: str, *, statement_timeout_seconds: int = 30, connect_timeout_seconds: int = 5
     ) -> None:
-        parameters = _parameters_of(dsn)
-        self._name = _name_of(parameters)
-        self._engine = create_engine(
-            "postgresql+psycopg://",
-            creator=lambda: psycopg.connect(
-                **{**KEEPALIVES, **parameters, "connect_timeout": connect_timeout_seconds}
-            ),
-            isolation_level="READ COMMITTED",
-            pool_size=POOL_SIZE,
-            max_overflow=POOL_OVERFLOW,
-            pool_timeout=statement_timeout_seconds,
-            pool_recycle=POOL_RECYCLE_SECONDS,
-            pool_pre_ping=True,
-            # Parameters hold sentences from sources; they do not belong into an error.
-            hide_parameters=True,
+        self._database = Database(
+            dsn,
+            statement_timeout_seconds=statement_timeout_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
         )
-
-        @event.listens_for(self._engine, "connect")
-        def limit_session(connection: psycopg.Connection, _: object) -> None:
-            # Not by `options` in the connection string, which proxies between us and the database refuse.
-            connection.execute(
-                "SELECT set_config('statement_timeout', %s, false),"
-                " set_config('idle_in_transaction_session_timeout', %s, false),"
-                # Which index fits depends on the values: open batches are few, published ones are not.
-                " set_config('plan_cache_mode', 'force_custom_plan', false)",
-                (f"{statement_timeout_seconds}s", f"{IDLE_IN_TRANSACTION_SECONDS}s"),
-            )
-            connection.commit()
 
     @contextmanager
     def transaction(self) -> Iterator[LedgerTransaction]:
-        with self._errors_translated():
-            connection = self._engine.connect()
-        try:
-            yield _PostgresTransaction(connection, self._errors_translated)
-            with self._errors_translated(connection):
-                connection.commit()
-        except BaseException:
-            # The first error is the one that tells something.
-            with suppress(DBAPIError):
-                connection.rollback()
-            raise
-        finally:
-            connection.close()
+        with self._database.transaction() as connection:
+            yield _PostgresTransaction(connection, self._database)
 
     def close(self) -> None:
         """Close every connection. The next transaction opens new ones."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _errors_translated(self, connection: Connection | None = None) -> Iterator[None]:
-        try:
-            yield
-        except sqlalchemy.exc.TimeoutError as error:
-            raise Unavailable(f"{self._name}: every connection of the pool is in use") from error
-        except DBAPIError as error:
-            cause = error.orig
-            state = getattr(cause, "sqlstate", None)
-            if state == _READ_ONLY and connection is not None:
-                connection.invalidate()
-            elif isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
-                raise ConfigurationError(
-                    f"{self._name} has not the tables of this version; bring it up to date first: "
-                    "`esclusa ledger upgrade`"
-                ) from cause
-            elif not (
-                isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-                or error.connection_invalidated
-            ):
-                raise
-            raise Unavailable(f"{self._name}: {_first_line(cause)}") from cause
-
-
-def _parameters_of(dsn: str) -> dict[str, Any]:
-    # What libpq says of a string that it cannot read quotes the string, password and all.
-    try:
-        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        parameters = None
-    if parameters is None or "@" in str(parameters.get("host", "")):
-        raise ConfigurationError(
-            "the ledger's address is no connection string of PostgreSQL; expected "
-            "postgresql://user:password@host:port/database with %-encoded user and password"
-        )
-    return dict(parameters)
-
-
-def _name_of(parameters: Mapping[str, Any]) -> str:
-    host, port = parameters.get("host", "localhost"), parameters.get("port", 5432)
-    return f"the ledger at {host}:{port}, database {parameters.get('dbname', 'of the user')}"
-
-
-def _first_line(error: BaseException | None) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+        self._database.close()
 
 
 class _PostgresTransaction:
     """One transaction: the words of the port as statements."""
 
-    def __init__(self, connection: Connection, errors_translated: _ErrorsTranslated) -> None:
+    def __init__(self, connection: Connection, database: Database) -> None:
         self._connection = connection
-        self._errors_translated = errors_translated
+        self._database = database
 
     def now(self) -> datetime:
         # Not `now()`, which stands still within a transaction.
@@ -581,7 +473,7 @@ class _PostgresTransaction:
         return self._execute(statement.returning(*table.primary_key)).first() is not None
 
     def _execute(self, statement: Executable, rows: list[dict[str, Any]] | None = None) -> CursorResult[Any]:
-        with self._errors_translated(self._connection):
+        with self._database.errors_translated(self._connection):
             try:
                 return self._connection.execute(statement, rows)
             except IntegrityError as error:

@@ -156,7 +156,7 @@ allowed_edge = Table(
 batch = Table(
     "batch",
     metadata,
-    _text("id", comment="A pure function of source, table and slot."),
+    _name("id", comment="A pure function of source, table and slot."),
     _name("source"),
     _name("table_name"),
     _text("slot", comment="`initial`, or the start of the window: what gives the batch its identity."),
@@ -220,7 +220,7 @@ Index("batch_with_uncommitted_files", batch.c.id, postgresql_where=CAN_HAVE_UNCO
 attempt = Table(
     "attempt",
     metadata,
-    _text("batch_id"),
+    _name("batch_id"),
     _text("stage"),
     _integer(
         "number", comment="Counts up from 1 within batch and stage. In the keys of the attempt's files."
@@ -250,7 +250,7 @@ Index(
 batch_event = Table(
     "batch_event",
     metadata,
-    _text("batch_id"),
+    _name("batch_id"),
     _integer("sequence", comment="Counts up from 1 within a batch, without gaps."),
     Column(
         "previous_sequence",
@@ -298,7 +298,7 @@ CONSTRAINTS_OF_THE_WAY = frozenset(
 manifest = Table(
     "manifest",
     metadata,
-    _text("batch_id"),
+    _name("batch_id"),
     _text("stage"),
     _integer("attempt"),
     Column(
@@ -316,7 +316,7 @@ data_file = Table(
     _name("key"),
     _text("area"),
     _text("format"),
-    _text("batch_id", nullable=True, comment="NULL for an object that no attempt wrote."),
+    _name("batch_id", nullable=True, comment="NULL for an object that no attempt wrote."),
     _integer(
         "attempt", comment="Of extract for CSV, of process for Parquet; a copy has that of its original."
     ),
@@ -355,7 +355,7 @@ Index(
 mask_evidence = Table(
     "mask_evidence",
     metadata,
-    _text("batch_id"),
+    _name("batch_id"),
     _integer("attempt", comment="Of extract."),
     _name("column_name"),
     _text("mask"),
