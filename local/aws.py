@@ -55,7 +55,7 @@ def start(supervisor: Supervisor, port: int) -> bool:
     """
     if not supervisor.is_alive(PROCESS_NAME):
         require_free_port(port, purpose="the local AWS server")
-        _empty(_temporary_directory(supervisor.home))
+        _prepare_directories(supervisor.home)
     started = supervisor.start(process(supervisor.home, port))
     supervisor.wait_until(PROCESS_NAME, lambda: answers(port), within_seconds=START_SECONDS)
     return started
@@ -122,6 +122,7 @@ def _temporary_directory(home: Home) -> Path:
     return home.path / "aws" / "temporary"
 
 
-def _empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, mode=0o700)
+def _prepare_directories(home: Home) -> None:
+    (home.path / "aws").mkdir(mode=0o700, exist_ok=True)
+    shutil.rmtree(_temporary_directory(home), ignore_errors=True)
+    _temporary_directory(home).mkdir(mode=0o700)

@@ -181,7 +181,8 @@ def make_deal(number: int, dice: random.Random, anchor: datetime, contact_count:
     return {
         "id": number,
         "contact_id": dice.randrange(1, contact_count + 1),
-        "title": f"Deal {number}: {dice.choice(['renewal', 'pilot, phase 2', 'upgrade "gold"', 'Größe XL'])}",
+        "title": f"Deal {number}: "
+        + dice.choice(["renewal", "pilot, phase 2", 'upgrade "gold"', "Größe XL"]),
         "stage": dice.choice(["open", "won", "lost"]),
         "amount": {"value": f"{cents // 100}.{cents % 100:02d}", "currency": dice.choice(["EUR", "GBP"])},
         "probability": None if number % 12 == 0 else round(dice.random(), 3),

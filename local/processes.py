@@ -39,6 +39,7 @@ SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
 # psutil derives the creation time from the boot time, which moves when the clock is set.
 CREATION_TIME_TOLERANCE_SECONDS = 2.0
+STRAY_STOP_SECONDS = 5.0
 LOG_TAIL_LINES = 20
 
 
@@ -179,15 +180,18 @@ class Supervisor:
         return living + self.sweep_strays()
 
     def sweep_strays(self) -> list[str]:
-        """Kill what was started from this home and is not in the state file, and return its program names."""
+        """End what was started from this home and is not in the state file, and return its program names."""
         self._reap()
         recorded = [process for record in read_state(self.home) if (process := find_process(record))]
         known = {process.pid for root in recorded for process in (root, *descendants(root))}
         strays = [process for process in find_supervised(self.home) if process.pid not in known]
-        names = kill_all(strays)
+        names = [name for process in strays if (name := ask_to_end(process))]
+        # Asked first, not killed: the AWS server writes its state when it ends.
+        psutil.wait_procs(strays, timeout=STRAY_STOP_SECONDS)
+        kill_all(strays)
         self._reap()
         if names:
-            log.warning("strays_killed", programs=names)
+            log.warning("strays_ended", programs=names)
         return names
 
     def _stop(self, records: Sequence[ProcessRecord]) -> bool:
@@ -313,6 +317,8 @@ def spawn(spec: ProcessSpec, *, home: Home, log_file: IO[bytes]) -> subprocess.P
             stdout=log_file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # The home can be passed through by others if we are root; what is made in it stays ours.
+            umask=0o077,
         )
     except OSError as error:
         raise Unavailable(f"{spec.name}: could not start {spec.command[0]}: {error}") from error
@@ -373,6 +379,15 @@ def group_of(group_id: int) -> list[psutil.Process]:
             if os.getpgid(process.pid) == group_id:
                 members.append(process)
     return members
+
+
+def ask_to_end(process: psutil.Process) -> str | None:
+    """Send SIGTERM, and return the program's name; None if the process has ended."""
+    with suppress(psutil.NoSuchProcess):
+        name = process.name()
+        process.terminate()
+        return name
+    return None
 
 
 def kill_all(processes: Iterable[psutil.Process]) -> list[str]:

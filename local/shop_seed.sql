@@ -53,11 +53,11 @@ SELECT
     CASE i %% 3 WHEN 0 THEN true WHEN 1 THEN false END,
     CASE WHEN i %% 8 = 0 THEN NULL WHEN i %% 37 = 0 THEN 'null'::jsonb
          ELSE jsonb_build_object('language', pg_temp.pick('{es,de,en}', i, 11), 'channels', '["mail", "sms"]'::jsonb,
-                                 'nickname', pg_temp.nasty(i / 5)) END,
+                                 'nickname', pg_temp.nasty((pg_temp.roll(i, 16) * 3600)::bigint)) END,
     CASE WHEN i %% 6 = 0 THEN NULL WHEN i %% 10 = 0 THEN '{}'
          WHEN i %% 41 = 0 THEN ARRAY['a,b', NULL, 'NULL', '', '"q"', '{x}']
          ELSE ARRAY[pg_temp.pick('{books,garden,games}', i, 12), pg_temp.pick('{music,tools,food}', i, 13)] END,
-    CASE WHEN i %% 4 = 0 THEN NULL WHEN i %% 3 = 0 THEN pg_temp.nasty(i / 3)
+    CASE WHEN i %% 4 = 0 THEN NULL WHEN i %% 3 = 0 THEN pg_temp.nasty((pg_temp.roll(i, 15) * 3600)::bigint)
          ELSE 'Called about order ' || i || '; asked to write to customer.' || i || '@example.com' END,
     pg_temp.moment(%(anchor)s, i, 14) - interval '400 days',
     pg_temp.moment(%(anchor)s, i, 14)
