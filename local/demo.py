@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -220,10 +220,8 @@ class Mover:
         until = time.monotonic() + seconds
         while (rest := until - time.monotonic()) > 0:
             self._restart_the_dead()
-            try:
+            with suppress(Unavailable):
                 show.update(self._progress())
-            except Unavailable:
-                pass
             time.sleep(min(rest, LOOK_EVERY_SECONDS))
 
     def _restart_the_dead(self) -> None:
