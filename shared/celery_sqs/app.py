@@ -30,8 +30,8 @@ def make_worker_app(
         # What the transport hands to Celery is JSON that the transport has written.
         task_serializer="json",
         accept_content=["json"],
-        # Nothing but success deletes a message. Without any one of these four a message is lost when its task
-        # raises, is killed at its time limit, or loses its process.
+        # Nothing but success deletes a message: it is not deleted when its task begins, raises, runs into its
+        # time limit or loses its process. What has no setting is in SuccessOnlyRequest.
         task_acks_late=True,
         task_acks_on_failure=False,
         task_acks_on_timeout=False,

@@ -76,7 +76,7 @@ class SqsQueue:
                 message_id=message["MessageId"],
                 receipt_handle=message["ReceiptHandle"],
                 body=message["Body"],
-                receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
+                receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )
             for message in response.get("Messages", [])
         ]
