@@ -121,10 +121,14 @@ class _PostgresTransaction:
         return _contract_of(row)
 
     def latest_contracts(self) -> list[ContractVersion]:
+        newer = _contract.alias()
+        is_superseded = exists().where(
+            newer.c.source == _contract.c.source,
+            newer.c.table_name == _contract.c.table_name,
+            newer.c.version > _contract.c.version,
+        )
         rows = self._execute(
-            _CONTRACTS.distinct(_contract.c.source, _contract.c.table_name).order_by(
-                _contract.c.source, _contract.c.table_name, _contract.c.version.desc()
-            )
+            _CONTRACTS.where(~is_superseded).order_by(_contract.c.source, _contract.c.table_name)
         )
         return [_contract_of(row) for row in rows]
 
