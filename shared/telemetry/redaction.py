@@ -7,7 +7,7 @@ quote a DSN, and a library may log the header of a request.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from itertools import islice
 from typing import Final, TypeAlias
@@ -35,7 +35,7 @@ _HARMLESS_KEY: Final = re.compile(r"(?:_id|_ids|_reference|_count|_name|_seconds
 _SUSPICIOUS: Final = re.compile(r"[:=\s]")
 
 _QUOTED_OR_WORD: Final = r"""(?:'[^']*'?|"[^"]*"?|\{[^}]*\}?|[^\s;,&'"{}]+)"""
-_SECRETS_IN_TEXT: Final = (
+_SECRETS_IN_TEXT: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
     # A DSN or URL with a user: everything up to the last @. Keys of S3 may hold an @ and stay.
     (
         re.compile(r"(?<![a-z0-9+.-])(?!s3://)([a-z][a-z0-9+.-]{1,30}://)[^\s\"'<>]*@", re.IGNORECASE),
@@ -49,13 +49,15 @@ _SECRETS_IN_TEXT: Final = (
         ),
         rf"\1{REDACTED}",
     ),
-    # The keywords of libpq, ODBC, query strings, headers and JSON.
+    # The keywords of libpq, ODBC, query strings, headers and JSON. A reference that tells where a secret lies stays.
     (
         re.compile(
-            rf"({_TELLTALE}[\w-]{{0,40}}[\"']?\s{{0,3}}[=:]\s{{0,3}})(?:(?:bearer|basic)\s+)?{_QUOTED_OR_WORD}",
+            r"(?P<kept>\b(?:env|file|secretsmanager|ssm):[\w/#.@+-]++(?!\s*=)"
+            rf"|(?P<name>{_TELLTALE}[\w-]{{0,40}}[\"']?\s{{0,3}}[=:]\s{{0,3}}))"
+            rf"(?(name)(?:(?:bearer|basic)\s+)?{_QUOTED_OR_WORD})",
             re.IGNORECASE,
         ),
-        rf"\1{REDACTED}",
+        lambda found: found["kept"] + (REDACTED if found["name"] else ""),
     ),
     (re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{REDACTED}"),
     (
