@@ -167,7 +167,7 @@ def worker_environment(
         "visibility_timeout_seconds": 4,
         "backoff_base_seconds": 1,
         "backoff_max_seconds": 1,
-        "soft_shutdown_seconds": 3,
+        "soft_shutdown_seconds": 2,
     }
     return {
         "PATH": os.environ["PATH"],
