@@ -55,7 +55,7 @@ class ExternalColumn:
 class ExternalTable:
     """An external table as one version of its contract wants it."""
 
-    database: str
+    source: str
     name: str
     #: The table's name in its contract. Two of them can come to one name here; the second is refused.
     table: str
@@ -129,7 +129,7 @@ def external_table(contract: TableContract, *, contract_version: int, bucket: st
     if len(columns) > MAX_COLUMNS:
         raise _incompatible(where, f"expected at most {MAX_COLUMNS} columns, found {len(columns)}")
     return ExternalTable(
-        database=database_name(bucket),
+        source=contract.source,
         name=external_name(contract.table),
         table=contract.table,
         columns=columns,
@@ -139,14 +139,14 @@ def external_table(contract: TableContract, *, contract_version: int, bucket: st
     )
 
 
-def database_name(bucket: str) -> str:
+def database_name(source: str, *, prefix: str) -> str:
     """
-    Return the Glue database of a source's bucket.
+    Return the database of a source's external tables.
 
-    >>> database_name("acme-lake-web-shop")
+    >>> database_name("web_shop", prefix="acme-lake")
     'acme_lake_web_shop'
     """
-    return bucket.replace("-", "_")
+    return f"{prefix.replace('-', '_')}_{source}"
 
 
 def external_name(table: str) -> str:

@@ -15,7 +15,7 @@ from shared.domain.counts import Count
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
-from shared.errors import Refused
+from shared.errors import EsclusaError, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Warehouse(Protocol):
         ...
 
 
-class QueryFailed(Exception):
+class QueryFailed(EsclusaError):
     """The warehouse refused a person's query. The message is the warehouse's own."""
 
 

@@ -1,0 +1,498 @@
+"""The warehouse in PostgreSQL: embedded on one machine, and a real choice for those without Redshift."""
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, contextmanager
+from itertools import islice
+from typing import Any, TypeAlias, cast
+
+import polars as pl
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.string import TextLoader
+
+from services.publisher import statements
+from services.publisher.rows import read_blocks
+from services.publisher.statements import TargetTable
+from services.publisher.warehouse import (
+    LoadResult,
+    NativeLoad,
+    QueryFailed,
+    QueryResult,
+    refuse_empty_replace,
+)
+from shared.domain.contracts import PublishMode
+from shared.domain.reasons import Reason
+from shared.errors import ConfigurationError, LostLease, Refused, Unavailable
+from shared.ports import ObjectStore
+
+log = structlog.get_logger()
+
+DEFAULT_LOAD_TIMEOUT_SECONDS = 900.0
+CONNECT_TIMEOUT_SECONDS = 5
+# DDL waits for the running queries of analysts, and new ones wait behind it.
+DDL_LOCK_TIMEOUT_SECONDS = 30.0
+# A worker that died with its machine lets go of its locks after about a minute.
+KEEP_ALIVE_SETTINGS = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+
+_Cursor: TypeAlias = psycopg.Cursor[Any]
+
+
+class PostgresWarehouse:
+    """Native tables in one PostgreSQL database; see `Warehouse`. Connects for each call, keeps nothing open."""
+
+    def __init__(
+        self, dsn: str, *, store: ObjectStore, load_timeout_seconds: float = DEFAULT_LOAD_TIMEOUT_SECONDS
+    ) -> None:
+        try:
+            conninfo_to_dict(dsn)
+        except psycopg.Error:
+            # Its own text may quote the password.
+            raise ConfigurationError(
+                "the warehouse's DSN: expected postgresql://role:password@host:port/database"
+            ) from None
+        self._dsn = dsn
+        self._store = store
+        self._load_timeout_seconds = load_timeout_seconds
+
+    def load(self, load: NativeLoad) -> LoadResult:
+        """Bring a batch into its table in one transaction; see `Warehouse`."""
+        target = statements.target_table(load)
+        settings = _settings(
+            statement_timeout=self._load_timeout_seconds,
+            # Other batches of the table may load for as long.
+            lock_timeout=self._load_timeout_seconds,
+            idle_in_transaction_session_timeout=self._load_timeout_seconds,
+        )
+        with _translated(target.name), self._connect() as connection:
+            _ensure_schemas(connection, load, target, settings)
+            with _transaction(connection, settings) as cursor:
+                result = _load(cursor, load, target, store=self._store)
+        log.info(
+            "native_load_finished",
+            table=target.name,
+            is_superseded=result.is_superseded,
+            was_loaded_before=result.was_loaded_before,
+            **result.counts,
+        )
+        return result
+
+    def row_count(self, source: str, table: str) -> int:
+        """Return how many rows analysts see in a table; see `Warehouse`."""
+        statement = statements.count_view(source, table)
+        settings = _settings(statement_timeout=self._load_timeout_seconds)
+        try:
+            with (
+                _translated(f"{source}.{table}"),
+                self._connect() as connection,
+                _transaction(connection, settings) as cursor,
+            ):
+                return _count(cursor, statement)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise KeyError(f"{source}.{table}") from error
+
+    def query(self, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:
+        """
+        Answer one statement in a read-only transaction; see `Warehouse`.
+
+        Dates, times and JSON come as PostgreSQL writes them: Python has no infinity and no year 10000.
+        """
+        settings = _settings(statement_timeout=timeout_seconds, lock_timeout=timeout_seconds)
+        with _translated("query"), self._connect() as connection:
+            for name in ("date", "timestamp", "timestamptz", "json", "jsonb"):
+                connection.adapters.register_loader(name, TextLoader)
+            connection.read_only = True
+            with _transaction(connection, settings) as cursor:
+                return _answer(cursor, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
+
+    @contextmanager
+    def _connect(self) -> Generator[psycopg.Connection]:
+        connection = psycopg.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            client_encoding="UTF8",
+            application_name="esclusa-publisher",
+            # `$1` for values: any other style reads the `%` in a column's name.
+            cursor_factory=psycopg.RawCursor,
+        )
+        with connection:
+            yield connection
+
+
+# ---- a load, step by step ------------------------------------------------------------------------------------
+
+
+def _load(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: ObjectStore) -> LoadResult:
+    _lock_table(cursor, target)
+    if (before := _find_load_before(cursor, load)) and before.was_loaded_before:
+        return before
+    newest_window_end, newest_contract = _one(
+        cursor,
+        statements.FIND_TABLE_STATE,
+        [load.contract.source, load.contract.table, load.batch_id],
+    )
+    if load.contract.publishing.mode is PublishMode.REPLACE:
+        if newest_window_end is not None and load.window.end < newest_window_end:
+            return LoadResult(is_superseded=True)
+        refuse_empty_replace(load)
+    _prepare_base(cursor, load, target)
+    _stage(cursor, load, target, store=store)
+    mode = _MODES[load.contract.publishing.mode]
+    if before is not None and load.contract.publishing.mode is PublishMode.APPEND:
+        # A replay. Without a marker no row of the batch is there, and looking for some reads the whole table.
+        cursor.execute(statements.delete_batch(target), [load.batch_id])
+    result = mode(cursor, load, target)
+    _save_marker(cursor, load, result)
+    if newest_contract is None or load.contract_version >= newest_contract:
+        _show_view(cursor, load, target)
+    return result
+
+
+def _lock_table(cursor: _Cursor, target: TargetTable) -> None:
+    cursor.execute(statements.LOCK, [f"esclusa load {target.name}"])
+    cursor.execute(
+        statements.SET_FOR_TRANSACTION, [["lock_timeout"], [_milliseconds(DDL_LOCK_TIMEOUT_SECONDS)]]
+    )
+
+
+def _find_load_before(cursor: _Cursor, load: NativeLoad) -> LoadResult | None:
+    """Return what an earlier load of the batch came to; None if there was none."""
+    row = cursor.execute(statements.FIND_LOAD, [load.batch_id]).fetchone()
+    if row is None:
+        return None
+    attempt, manifest, staged, inserted, updated, unchanged = row
+    if attempt > load.attempt:
+        raise LostLease(
+            f"batch {load.batch_id}: attempt {attempt} of publish has loaded it, this is attempt {load.attempt}"
+        )
+    return LoadResult(
+        staged, inserted, updated, unchanged, was_loaded_before=manifest == load.manifest_sha256
+    )
+
+
+def _prepare_base(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
+    """Create the base table, or bring it to the contract."""
+    names = _base_names(load)
+    found = {name: type_ for name, type_, _ in cursor.execute(statements.FIND_COLUMNS, names).fetchall()}
+    if not found:
+        cursor.execute(statements.create_base(target))
+    else:
+        _refuse_unfit_columns(found, target)
+        if missing := [column for column in target.columns if column.name not in found]:
+            cursor.execute(statements.add_columns(target, missing))
+    if load.contract.publishing.mode is PublishMode.MERGE:
+        keys = [set(row[0]) for row in cursor.execute(statements.FIND_UNIQUE_KEYS, names).fetchall()]
+        if set(load.contract.key) not in keys:
+            cursor.execute(statements.create_unique_key(target))
+
+
+def _refuse_unfit_columns(found: Mapping[str, str], target: TargetTable) -> None:
+    wanted = {column.name: column.type for column in target.columns}
+    wanted |= {statements.BATCH_COLUMN: "text", statements.WINDOW_COLUMN: "timestamp with time zone"}
+    hidden = {statements.BATCH_COLUMN, statements.WINDOW_COLUMN}
+    unfit = [
+        f"column {name!r} should be {type_}, found {found.get(name, 'none')}"
+        for name, type_ in wanted.items()
+        if (name in found or name in hidden) and not statements.holds(found.get(name, ""), type_)
+    ]
+    if unfit:
+        raise Refused(
+            Reason.TARGET_INCOMPATIBLE,
+            f"{target.name}: its base table {target.base} does not fit the contract: {'; '.join(unfit)}; change "
+            "the base table or give the column another name, then replay the batch",
+        )
+
+
+def _stage(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: ObjectStore) -> None:
+    """
+    Copy all rows of the batch into the staging table, and prove that they are as many as the ledger says.
+
+    Raises:
+        Refused: PROOF_FAILED if they are not, NULL_KEY if a merge could not find them again.
+    """
+    cursor.execute(statements.create_stage(target))
+    with cursor.copy(statements.copy_into_stage(target)) as copy:
+        for file in load.files:
+            for block in read_blocks(file, columns=load.contract.output_columns, store=store):
+                copy.write(as_csv(block))
+    _prove(target, "staged rows", expected=load.record_count, found=_count(cursor, statements.COUNT_STAGED))
+    cursor.execute(statements.ANALYZE_STAGE)
+    if target.key and (count := _count(cursor, statements.count_null_keys(target))):
+        raise Refused(
+            Reason.NULL_KEY,
+            f"{target.name}: {count} rows of batch {load.batch_id} have NULL in the key {', '.join(target.key)}",
+        )
+
+
+def _append(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResult:
+    staged = load.record_count
+    cursor.execute(statements.insert_all_from_stage(target), [load.window.end, load.batch_id])
+    _prove(target, "inserted rows", expected=staged, found=cursor.rowcount)
+    return LoadResult(rows_staged=staged, rows_inserted=staged)
+
+
+def _merge(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResult:
+    cursor.execute(statements.delete_older_versions(target))
+    inserted, updated = _one(cursor, statements.count_merge(target), [load.window.end])
+    cursor.execute(statements.update_from_stage(target), [load.window.end, load.batch_id])
+    cursor.execute(statements.insert_new_from_stage(target), [load.window.end, load.batch_id])
+    _prove(target, "inserted rows", expected=inserted, found=cursor.rowcount)
+    missing = _count(cursor, statements.count_missing_keys(target))
+    _prove(target, "keys of the batch that are missing after the merge", expected=0, found=missing)
+    return LoadResult(
+        rows_staged=load.record_count,
+        rows_inserted=inserted,
+        rows_updated=updated,
+        rows_unchanged=load.record_count - inserted - updated,
+    )
+
+
+def _replace(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResult:
+    if target.key:
+        cursor.execute(statements.delete_older_versions(target))
+    snapshot_count = _count(cursor, statements.COUNT_STAGED)
+    cursor.execute(statements.delete_all(target))
+    cursor.execute(statements.insert_all_from_stage(target), [load.window.end, load.batch_id])
+    found = _count(cursor, statements.count_base(target))
+    _prove(target, "rows of the snapshot", expected=snapshot_count, found=found)
+    return LoadResult(
+        rows_staged=load.record_count,
+        rows_inserted=snapshot_count,
+        rows_unchanged=load.record_count - snapshot_count,
+    )
+
+
+_MODES: Mapping[PublishMode, Callable[[_Cursor, NativeLoad, TargetTable], LoadResult]] = {
+    PublishMode.APPEND: _append,
+    PublishMode.MERGE: _merge,
+    PublishMode.REPLACE: _replace,
+}
+
+
+def _save_marker(cursor: _Cursor, load: NativeLoad, result: LoadResult) -> None:
+    cursor.execute(
+        statements.SAVE_LOAD,
+        [
+            load.batch_id,
+            load.contract.source,
+            load.contract.table,
+            load.contract.publishing.mode,
+            load.slot,
+            load.window.start,
+            load.window.end,
+            load.contract_version,
+            load.attempt,
+            load.manifest_sha256,
+            result.rows_staged,
+            result.rows_inserted,
+            result.rows_updated,
+            result.rows_unchanged,
+        ],
+    )
+
+
+def _show_view(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
+    """Bring the analysts' view to the contract, if it is not there yet. What was granted on it stays."""
+    view_names = [load.contract.source, load.contract.table]
+    base_types = {
+        name: type_
+        for name, type_, _ in cursor.execute(statements.FIND_COLUMNS, _base_names(load)).fetchall()
+    }
+    wanted = [(column.name, base_types[column.name], column.comment) for column in target.columns]
+    relation = cursor.execute(statements.FIND_RELATION, view_names).fetchone()
+    if relation is None:
+        cursor.execute(statements.create_view(target))
+    else:
+        kind, comment, view_id = relation
+        if kind != "v":
+            raise Refused(
+                Reason.TARGET_INCOMPATIBLE,
+                f"{target.name}: expected to make the view {target.view}, but another relation has its name; rename it, "
+                "then replay the batch",
+            )
+        found = cursor.execute(statements.FIND_COLUMNS, view_names).fetchall()
+        if found == wanted and comment == target.comment:
+            return
+        if [column[:2] for column in found] == [column[:2] for column in wanted[: len(found)]]:
+            cursor.execute(statements.create_view(target))
+        else:
+            _make_view_anew(cursor, target, view_id=view_id)
+    for statement in statements.comments(target):
+        cursor.execute(statement)
+
+
+def _make_view_anew(cursor: _Cursor, target: TargetTable, *, view_id: int) -> None:
+    # PostgreSQL replaces a view only by one that begins with the same columns.
+    grants = cursor.execute(statements.FIND_GRANTS, [view_id]).fetchall()
+    cursor.execute(statements.drop_view(target))
+    cursor.execute(statements.create_view(target))
+    for role, privilege, is_grantable in grants:
+        cursor.execute(statements.grant(target, role=role, privilege=privilege, is_grantable=is_grantable))
+
+
+# ---- a query ---------------------------------------------------------------------------------------------------
+
+
+def _answer(cursor: _Cursor, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:
+    # A stream speaks the extended protocol, which takes one statement and no more: nobody leaves the read-only
+    # transaction by a COMMIT before a second statement.
+    stream = cast("Generator[tuple[Any, ...]]", cursor.stream(sql))
+    try:
+        with closing(stream):
+            rows = tuple(islice(stream, row_limit + 1))
+            columns = tuple(column.name for column in cursor.description or ())
+    except psycopg.errors.QueryCanceled:
+        raise QueryFailed(f"the answer took longer than {timeout_seconds:g} seconds") from None
+    except _REFUSALS as error:
+        raise QueryFailed(error.diag.message_primary or str(error)) from None
+    return QueryResult(columns=columns, rows=rows[:row_limit], is_cut=len(rows) > row_limit)
+
+
+# InternalError is also what a write in a read-only transaction raises.
+_REFUSALS = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError, psycopg.InternalError)
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------
+
+
+def _ensure_schemas(
+    connection: psycopg.Connection, load: NativeLoad, target: TargetTable, settings: Mapping[str, str]
+) -> None:
+    """Create the schemas and the table of markers if they are not there, in a transaction before the load's."""
+    source = load.contract.source
+    wanted = [statements.OWN_SCHEMA, source, statements.base_schema_of(source)]
+    with _transaction(connection, settings) as cursor:
+        if _count(cursor, statements.COUNT_SCHEMAS, [wanted]) == len(wanted):
+            return
+        # In spite of its IF NOT EXISTS, CREATE fails if two of them meet.
+        cursor.execute(statements.LOCK, ["esclusa schemas"])
+        for schema in (
+            statements.quote_identifier(statements.OWN_SCHEMA),
+            target.view_schema,
+            target.base_schema,
+        ):
+            cursor.execute(statements.create_schema(schema))
+        cursor.execute(statements.CREATE_LOADS)
+        cursor.execute(statements.INDEX_LOADS)
+
+
+def as_csv(block: pl.DataFrame) -> str:
+    """
+    Return rows as the CSV that COPY reads: strings quoted, NULL as nothing, bytes in hexadecimal.
+
+    >>> as_csv(pl.DataFrame({"a": ["", None, "x"], "b": [b"\\xff", None, b""]}))
+    '"","\\\\xff"\\n,\\n"x","\\\\x"\\n'
+    """
+    expressions = [_readable(column) for column in block.get_columns()]
+    return block.select(expressions).write_csv(include_header=False, quote_style="non_numeric")
+
+
+def _readable(column: pl.Series) -> pl.Expr:
+    expression = pl.col(column.name)
+    if column.dtype == pl.Binary:
+        return (pl.lit("\\x") + expression.bin.encode("hex")).alias(column.name)
+    if column.dtype == pl.Date or column.dtype.base_type() == pl.Datetime:
+        return _readable_moment(column)
+    return expression
+
+
+def _readable_moment(column: pl.Series) -> pl.Expr:
+    """Polars writes years as ISO 8601 does, `+10000` and `0000`; PostgreSQL reads `10000` and `0001 BC`."""
+    expression = pl.col(column.name)
+    years = column.dt.year()
+    if column.null_count() == len(column) or (int(years.min()) >= 1 and int(years.max()) <= 9999):  # type: ignore[arg-type]
+        return expression
+    pattern = "-%m-%d" if column.dtype == pl.Date else "-%m-%dT%H:%M:%S%.6f"
+    year, rest = expression.dt.year(), expression.dt.to_string(pattern)
+    common = year.cast(pl.String).str.zfill(4) + rest
+    before_christ = (1 - year).cast(pl.String).str.zfill(4) + rest + " BC"
+    return pl.when(year < 1).then(before_christ).otherwise(common).alias(column.name)
+
+
+def _base_names(load: NativeLoad) -> list[str]:
+    return [statements.base_schema_of(load.contract.source), load.contract.table]
+
+
+def _prove(target: TargetTable, what: str, *, expected: int, found: int) -> None:
+    if expected != found:
+        raise Refused(Reason.PROOF_FAILED, f"{target.name}: {what}: expected {expected}, found {found}")
+
+
+def _one(cursor: _Cursor, statement: str, values: list[object] | None = None) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = cursor.execute(statement, values).fetchone()
+    if row is None:
+        raise Unavailable("the warehouse answered a question for one row with none")
+    return row
+
+
+def _count(cursor: _Cursor, statement: str, values: list[object] | None = None) -> int:
+    return int(_one(cursor, statement, values)[0])
+
+
+def _settings(**timeouts_seconds: float) -> dict[str, str]:
+    """Return the settings of a transaction."""
+    timeouts = {name: _milliseconds(seconds) for name, seconds in timeouts_seconds.items()}
+    return {"TimeZone": "UTC", "DateStyle": "ISO, YMD", **KEEP_ALIVE_SETTINGS, **timeouts}
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+@contextmanager
+def _transaction(connection: psycopg.Connection, settings: Mapping[str, str]) -> Generator[_Cursor]:
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(statements.SET_FOR_TRANSACTION, [list(settings), list(settings.values())])
+        yield cursor
+
+
+@contextmanager
+def _translated(target: str) -> Generator[None]:
+    """
+    Say errors of PostgreSQL in our own words.
+
+    Its texts, and above all its contexts, quote values of rows: none goes on, unless the server had no part in it.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate is None:
+            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                raise Unavailable(f"warehouse, {target}: {error}") from error
+            raise
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            raise ConfigurationError(
+                f"warehouse, {target}: {error.diag.message_primary}; grant it to the publisher's role"
+            ) from None
+        if _never_fits(error):
+            raise Refused(Reason.TARGET_INCOMPATIBLE, f"{target}: {_describe(error)}") from None
+        if isinstance(error, psycopg.OperationalError):
+            raise Unavailable(f"warehouse, {target}: {_describe(error)}") from None
+        raise
+
+
+def _never_fits(error: psycopg.Error) -> bool:
+    """Whether repeating would end the same: values, constraints, limits, dependants."""
+    # Source: PostgreSQL manual, "Error Codes": 22 data exception, 23 integrity constraint violation, 54 program
+    # limit exceeded, 2BP01 dependent objects still exist, 54000 and 54011 rows and columns above the limits.
+    return str(error.sqlstate)[:2] in {"22", "23", "54"} or error.sqlstate == "2BP01"
+
+
+def _describe(error: psycopg.Error) -> str:
+    """Return what may be said of an error: its name, and of the place only names of columns and relations."""
+    words = [type(error).__name__]
+    if match := re.match(
+        r"COPY \S+, line (?P<line>[0-9]+), column (?P<column>[^:]+):", error.diag.context or ""
+    ):
+        words.append(f"row {match['line']} of the batch, column {match['column']!r}")
+    if error.diag.constraint_name:
+        words.append(f"constraint {error.diag.constraint_name!r}")
+    if isinstance(error, psycopg.errors.DependentObjectsStillExist):
+        words.append(f"{error.diag.message_detail}; drop it, replay the batch, and create it again")
+    return ", ".join(words)

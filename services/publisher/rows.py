@@ -1,0 +1,65 @@
+"""The rows of a committed Parquet file, checked against the ledger, in blocks of bounded size."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+import polars as pl
+
+from shared.domain.contracts import Column
+from shared.domain.files import DataFile
+from shared.domain.reasons import Reason
+from shared.errors import ObjectNotFound, Refused
+from shared.ports import ObjectStore
+
+ROWS_PER_BLOCK = 65_536
+_DOWNLOAD_BLOCK_BYTES = 1024 * 1024
+
+
+def read_blocks(file: DataFile, *, columns: Sequence[Column], store: ObjectStore) -> Iterator[pl.DataFrame]:
+    """
+    Return the rows of a file, some ten thousand at a time.
+
+    The file is copied to the local disk first: so its checksum is known before the first row leaves, and memory holds
+    one block, whatever the size of the file.
+
+    Raises:
+        Refused: if the file is not the one that the ledger knows.
+        Unavailable: if the store does not answer.
+    """
+    # pyarrow reads a file in blocks, Polars one whole row group at least.
+    import pyarrow.parquet as pq
+
+    expected = [column.name for column in columns]
+    with tempfile.TemporaryFile(prefix="esclusa-publish-") as local_copy:
+        _download(file, local_copy, store=store)
+        with pq.ParquetFile(local_copy) as parquet:
+            found = parquet.schema_arrow.names
+            if found != expected:
+                raise Refused(
+                    Reason.FOOTER_MISMATCH,
+                    f"{file.location}: expected the columns {', '.join(expected)}, found {', '.join(found)}",
+                )
+            for block in parquet.iter_batches(batch_size=ROWS_PER_BLOCK):
+                yield pl.DataFrame(block)
+
+
+def _download(file: DataFile, local_copy: IO[bytes], *, store: ObjectStore) -> None:
+    digest = hashlib.sha256()
+    try:
+        with store.open(file.location) as body:
+            while block := body.read(_DOWNLOAD_BLOCK_BYTES):
+                digest.update(block)
+                local_copy.write(block)
+    except ObjectNotFound as error:
+        raise Refused(
+            Reason.OBJECT_MISSING, f"{file.location}: the ledger lists it, the bucket does not hold it"
+        ) from error
+    if digest.hexdigest() != file.sha256:
+        raise Refused(
+            Reason.CHECKSUM_MISMATCH,
+            f"{file.location}: expected SHA-256 {file.sha256}, found {digest.hexdigest()}; it was changed after its "
+            "gate had checked it",
+        )
+    local_copy.seek(0)
