@@ -26,6 +26,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from shared.telemetry.redaction import harmless
 
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 #: Libraries that tell requests and answers, secrets included, when asked for more than warnings.
 QUIET_LOGGERS: Final = ("boto3", "botocore", "s3transfer", "urllib3")
 
@@ -41,10 +43,10 @@ def configure_logging(service: str, *, level: str = "INFO") -> None:
     for exceptions that nobody caught, also in threads. Called once, at the start; again, it replaces the former.
 
     Raises:
-        ValueError: if the level is none of DEBUG, INFO, WARNING, ERROR.
+        ValueError: if the level is none of DEBUG, INFO, WARNING, ERROR, CRITICAL.
     """
-    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ValueError(f"log level should be DEBUG, INFO, WARNING or ERROR, found {level!r}")
+    if level not in LEVELS:
+        raise ValueError(f"log level should be one of {', '.join(LEVELS)}, found {level!r}")
     shared = _shared_processors(service)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -206,7 +206,7 @@ def test_configuring_twice_writes_no_record_twice():
 def test_an_unknown_level_is_told():
     [record] = records('configure_logging("extractor", level="LOUD")', exit_code=1)
 
-    expected = "log level should be DEBUG, INFO, WARNING or ERROR, found 'LOUD'"
+    expected = "log level should be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, found 'LOUD'"
     assert record["exception"][0]["exc_value"] == expected
 
 
