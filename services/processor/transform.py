@@ -61,7 +61,7 @@ class PolarsTransform:
         replaced = self._replaced_rows(parts, rule)
         if replaced.is_empty():
             return parts
-        return write_parts(_without(replaced, parts), folder=folder, layout=layout)
+        return write_parts(_without(replaced, parts, layout.schema), folder=folder, layout=layout)
 
     def _replaced_rows(self, parts: Sequence[Part], rule: LatestByKey) -> pl.Series:
         """Return the numbers of the rows that a later version replaces, ascending; the batch's first row is 0."""
@@ -78,20 +78,20 @@ def _replaced_in_partition(
     parts: Sequence[Part], rule: LatestByKey, partition: int, partition_count: int
 ) -> pl.Series:
     # By position: a name such as `a.b` or `*` is a pattern to most readers.
-    key = [pl.nth(position).alias(f"key{number}") for number, position in enumerate(rule.key)]
-    cursor = [] if rule.cursor is None else [pl.nth(rule.cursor).alias("cursor")]
-    of_key = pl.struct(f"key{number}" for number in range(len(key)))
+    key = {f"key{number}": pl.nth(position) for number, position in enumerate(rule.key)}
+    cursor = {} if rule.cursor is None else {"cursor": pl.nth(rule.cursor)}
     rows = pl.scan_parquet([part.path for part in parts], glob=False, hive_partitioning=False)
-    rows = rows.select(*key, *cursor).with_row_index("row")
+    rows = rows.select(**key, **cursor).with_row_index("row")
     if partition_count > 1:
-        rows = rows.filter(of_key.hash() % partition_count == partition)
-    several = rows.collect(engine="streaming").filter(of_key.is_duplicated())
-    by_age = ["row"] if rule.cursor is None else ["cursor", "row"]
-    several = several.sort(by_age, nulls_last=False)
-    return several.filter(~of_key.is_last_distinct())["row"].cast(pl.UInt64)
+        rows = rows.filter(pl.struct(*key).hash() % partition_count == partition)
+    # Nearly every batch ends here, without a key that has two rows.
+    repeated = rows.group_by(*key).agg(pl.len().alias("count")).filter(pl.col("count") > 1)
+    versions = rows.join(repeated, on=list(key), how="semi").collect(engine="streaming")
+    versions = versions.sort(*cursor, "row", nulls_last=False)
+    return versions.filter(~pl.struct(*key).is_last_distinct())["row"].cast(pl.UInt64)
 
 
-def _without(replaced: pl.Series, parts: Sequence[Part]) -> Iterator[pa.Table]:
+def _without(replaced: pl.Series, parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.Table]:
     """Read parts row group by row group, leaving rows out."""
     first_row = 0
     for part in parts:
@@ -100,5 +100,5 @@ def _without(replaced: pl.Series, parts: Sequence[Part]) -> Iterator[pa.Table]:
                 group = file.read_row_group(index)
                 rows = pl.int_range(first_row, first_row + group.num_rows, dtype=pl.UInt64, eager=True)
                 here = replaced.filter(replaced.is_between(first_row, first_row + group.num_rows - 1))
-                yield group.filter((~rows.is_in(here.implode())).to_arrow())
+                yield group.filter((~rows.is_in(here.implode())).to_arrow()).cast(schema)
                 first_row += group.num_rows
