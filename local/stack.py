@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from local import aws, crm
-from local.passwords import read_or_create_password
+from local.passwords import password_file, read_or_create_password
 from local.ports import LOOPBACK, PortBlock, accepts_connections, require_free_port
 from local.postgres import (
     CONTROL_DATABASE,
@@ -24,8 +24,9 @@ from local.postgres import (
     WAREHOUSE_DATABASE,
     EmbeddedPostgres,
 )
-from local.processes import Home, ProcessSpec, Supervisor, Tier
+from local.processes import HOME_VARIABLE, Home, ProcessSpec, Supervisor, Tier
 from local.shop import fill_shop
+from shared.errors import ConfigurationError
 
 CRM_PROCESS_NAME = "crm"
 CRM_START_SECONDS = 30.0
@@ -104,7 +105,16 @@ def bring_up(
 def describe(
     home: Home, *, ports: PortBlock, started: tuple[str, ...] = (), already_running: tuple[str, ...] = ()
 ) -> Stack:
-    """Return where the parts of a stack are reached. Starts nothing and asks nobody."""
+    """
+    Return where the parts of a stack are reached. Starts nothing and asks nobody.
+
+    Raises:
+        ConfigurationError: if no stack was ever brought up in this home.
+    """
+    if not password_file(home).exists():
+        raise ConfigurationError(
+            f"{home.path}: no stack was brought up here yet; bring it up first, or name its directory with {HOME_VARIABLE}"
+        )
     postgres = EmbeddedPostgres(home.path, ports.postgres)
     return Stack(
         home=home,

@@ -93,6 +93,7 @@ def test_a_stop_does_not_wait_for_clients_and_leaves_no_process(server: Embedded
     server.stop()
 
     assert find_postgres_processes(server.data_directory) == []
+    assert "database system is shut down" in server.home.log_file(PROCESS_NAME).read_text()
     with pytest.raises(psycopg.OperationalError):
         client.execute("SELECT 1")
     client.close()
@@ -169,17 +170,22 @@ def test_the_passwords_are_for_their_owner_only_and_on_no_command_line(
 
 def test_the_reader_of_the_shop_reads_every_table_and_changes_none(postgres_server: EmbeddedPostgres) -> None:
     postgres_server.create_database(SHOP_DATABASE)
+    with psycopg.connect(postgres_server.dsn("shop", role="shop_owner")) as owner:
+        owner.execute("CREATE TABLE made_before (value text)")
     postgres_server.create_reader(SHOP_READER)
     with psycopg.connect(postgres_server.dsn("shop", role="shop_owner")) as owner:
         owner.execute("CREATE TABLE made_later (value text)")
         owner.execute("INSERT INTO made_later VALUES ('seen')")
 
     with psycopg.connect(postgres_server.dsn("shop", role="shop_reader"), autocommit=True) as reader:
-        seen = reader.execute("SELECT value FROM made_later").fetchall()
+        seen = reader.execute(
+            "SELECT value FROM made_later UNION ALL SELECT value FROM made_before"
+        ).fetchall()
         refused = []
         for attempt in (
             "SET default_transaction_read_only = off",
             "INSERT INTO made_later VALUES ('x')",
+            "INSERT INTO made_before VALUES ('x')",
             "DELETE FROM made_later",
             "DROP TABLE made_later",
             "CREATE TABLE mine (value text)",
@@ -190,7 +196,7 @@ def test_the_reader_of_the_shop_reads_every_table_and_changes_none(postgres_serv
                 refused.append(attempt.split()[0])
 
     assert seen == [("seen",)]
-    assert refused == ["INSERT", "DELETE", "DROP", "CREATE"]
+    assert refused == ["INSERT", "INSERT", "DELETE", "DROP", "CREATE"]
 
 
 def test_a_role_cannot_enter_the_database_of_another(postgres_server: EmbeddedPostgres) -> None:

@@ -174,6 +174,13 @@ def test_a_stack_that_runs_is_not_taken_for_one_on_other_ports(home: Home, ports
     assert set(living_processes(home)) == set(FOUNDATION_NAMES)
 
 
+def test_a_stack_that_never_was_is_not_described(tmp_path: Path, ports: PortBlock) -> None:
+    with pytest.raises(ConfigurationError, match="no stack was brought up here yet"):
+        describe(Home(tmp_path), ports=ports)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stack_told_in_words_holds_no_password(home: Home, ports: PortBlock) -> None:
     stack = describe(home, ports=ports)
 

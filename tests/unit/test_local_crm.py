@@ -144,8 +144,8 @@ def test_changes_and_anchor_survive_a_restart(tmp_path: Path) -> None:
     journal = tmp_path / "crm.jsonl"
     first = Crm.open(journal, now=ANCHOR)
     dice = Random(3)
-    for second in range(40):
-        first.change_something(dice, now=ANCHOR + timedelta(seconds=second))
+    for elapsed_seconds in range(40):
+        first.change_something(dice, now=ANCHOR + timedelta(seconds=elapsed_seconds))
 
     second = Crm.open(journal, now=ANCHOR + timedelta(days=1))
 
