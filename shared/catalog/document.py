@@ -88,6 +88,11 @@ def _read_text(file: Path, document: Document) -> str | None:
 
 def _read_yaml(text: str, document: Document) -> None:
     try:
+        if too_deep := _line_of_excess_depth(text):
+            document.problems.append(
+                Problem(document.file, too_deep, "", f"at most {MAX_DEPTH} levels of nesting", "more")
+            )
+            return
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -97,7 +102,7 @@ def _read_yaml(text: str, document: Document) -> None:
             Problem(document.file, mark.line + 1 if mark else 0, "", "a single YAML document", found)
         )
         return
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         _report_file(document, expected="a YAML document", found=f"something else ({type(error).__name__})")
         return
     if not isinstance(root, yaml.MappingNode):
@@ -111,6 +116,24 @@ def _read_yaml(text: str, document: Document) -> None:
     document.content = content if isinstance(content, dict) else {}
     if not document.content and not document.problems:
         _report_file(document, expected="name, kind, connection and tables", found="an empty mapping")
+
+
+def _line_of_excess_depth(text: str) -> int | None:
+    """
+    Return the line where values are nested too deeply, or None.
+
+    The parser gives events one by one, but composing them recurses: in C, a file of a hundred thousand
+    brackets ends the process with a segmentation fault.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return event.start_mark.line + 1 if event.start_mark else 1
+    return None
 
 
 def _report_file(document: Document, *, expected: str, found: str) -> None:
@@ -131,9 +154,6 @@ class _Reading:
             self._document.report(path, expected="the value written out", found="an alias")
             return None
         self._seen.add(id(node))
-        if len(path) > MAX_DEPTH:
-            self._document.report(path[:4], expected="a source file", found=f"more than {MAX_DEPTH} levels")
-            return None
         match node:
             case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
                 return self._mapping(node, path=path)

@@ -120,6 +120,8 @@ def _parse_type(value: object) -> ColumnType:
         return ColumnType.parse(value if isinstance(value, str) else "")
     except ValueError as error:
         expected = str(error).removeprefix("expected ").partition(", found")[0]
+        if isinstance(value, str) and value.startswith("decimal(") and ")" not in value:
+            expected += ' (between braces a comma needs quotes: "decimal(12,2)")'
         raise _mistake(expected) from error
 
 

@@ -17,6 +17,7 @@ from shared.catalog.forms import (
     ScheduleForm,
 )
 from shared.catalog.problems import FieldPath, shown, suggestion
+from shared.catalog.translation import DEFAULT_SCHEDULE
 from shared.domain.contracts import ColumnKind, PublishMode
 
 
@@ -248,8 +249,11 @@ def _check_deletes(draft: TableDraft, document: Document) -> None:
 
 
 def _check_schedule(own: ScheduleForm, outer: ScheduleForm, at: FieldPath, document: Document) -> None:
-    every, max_window = own.every or outer.every, own.max_window or outer.max_window
-    if every and max_window and every > max_window:
+    if not (own.every or own.max_window):
+        return
+    every = own.every or outer.every or DEFAULT_SCHEDULE.every
+    max_window = own.max_window or outer.max_window or DEFAULT_SCHEDULE.max_window
+    if every > max_window:
         document.report(
             (*at, "every" if own.every else "max_window"),
             expected="every no longer than max_window",
