@@ -121,6 +121,7 @@ def claim(
         if held.lease_until > now:
             return None
         tx.save_attempt(replace(held, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
+        batch = replace(batch, detail="")  # it told of an attempt before this one
     elif batch.state is not states.waiting:
         return None
     if _attempts_used(batch, stage) >= max_attempts:
@@ -158,14 +159,16 @@ def complete(tx: LedgerTransaction, attempt: Attempt, result: StageResult) -> Ba
 
     Raises:
         LostLease: if another attempt speaks for the batch.
-        Refused: if the rows do not add up.
+        Refused: if the rows do not add up, or a foreign object lay where a file of this attempt lies.
     """
     batch, current = _speaking(tx, attempt)
     counts = {**batch.counts, **result.counts}
     if sentence := broken_sum(attempt.stage, counts):
         raise Refused(Reason.COUNTS_DO_NOT_ADD_UP, f"batch {batch.id}, {attempt.stage}: {sentence}")
     for file in result.files:
-        tx.insert_file(replace(file, recorded_at=tx.now()))
+        if not tx.insert_file(replace(file, recorded_at=tx.now())):
+            # Passed over, its rows would be missing from the batch without a word.
+            raise Refused(Reason.FOREIGN_OBJECT, _taken(file.location))
     tx.insert_mask_evidence(result.evidence)
     tx.insert_manifest(batch.id, attempt.stage, attempt.number, result.manifest)
     tx.save_attempt(replace(current, state=AttemptState.SUCCEEDED, ended_at=tx.now()))
@@ -223,6 +226,7 @@ def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, max_attempts: int
     if current.number != attempt.number or current.lease_until > now:
         return False
     tx.save_attempt(replace(current, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
+    batch = replace(batch, detail="")  # it told of an attempt before this one
     if _attempts_used(batch, attempt.stage) >= max_attempts:
         _fail_batch(tx, batch, attempt.stage, actor="sweeper")
     else:
@@ -256,6 +260,8 @@ def open_gate(tx: LedgerTransaction, batch_id: str, *, area: Area, attempt: int)
     """
     Let a batch through a gate, if all its files are correct; False if they are not or it is through already.
 
+    A batch for whose copies the ledger has no place, because a foreign object lay there, is quarantined.
+
     Names the copies in the next area. They must lie there already: whoever reads the ledger may rely on them.
     """
     batch = _standing_before_gate(tx, batch_id, area=area, attempt=attempt)
@@ -269,7 +275,10 @@ def open_gate(tx: LedgerTransaction, batch_id: str, *, area: Area, attempt: int)
         for file in files:
             announced = replace(file, status=FileStatus.ANNOUNCED, recorded_at=now, checked_at=None)
             copy = replace(announced, area=next_area, location=copy_location(file, batch, next_area))
-            tx.insert_file(copy)
+            if not tx.insert_file(copy):
+                held, reason = replace(batch, detail=_taken(copy.location)), Reason.FOREIGN_OBJECT
+                _move(tx, held, BatchState.QUARANTINED, actor=f"gate:{area}", reason=reason)
+                return False
     if area is Area.FINAL:
         batch = replace(batch, committed_attempt=attempt)
     _move(tx, batch, GATE_STATES[area][1], actor=f"gate:{area}")
@@ -300,6 +309,9 @@ def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
     """Record an object that no attempt wrote, and have the cleaner set it aside."""
     now = tx.now()
     if not tx.insert_file(replace(file, recorded_at=now, checked_at=now)):
+        known = tx.file(file.location)
+        if known is not None and known.batch_id is not None:
+            return  # its attempt recorded it meanwhile
         tx.save_file(replace(file, checked_at=now, deleted_at=None))
     tx.post(OutboxMessage(QueueName.CLEAN, set_aside_message(file.location), group=file.location.bucket))
 
@@ -357,7 +369,10 @@ def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, d
     if batch is None or batch.state not in HELD_STATES:
         return None
     held_from = tx.events(batch_id)[-1].from_state
-    if held_from is BatchState.PUBLISHING and contract.version == batch.contract_version:
+    if (
+        held_from in {BatchState.COMMITTED, BatchState.PUBLISHING}
+        and contract.version == batch.contract_version
+    ):
         state, counts = BatchState.COMMITTED, batch.counts
     else:
         state, counts = BatchState.PLANNED, {}
@@ -445,6 +460,10 @@ def _fail_batch(tx: LedgerTransaction, batch: Batch, stage: Stage, *, actor: str
     return _move(
         tx, replace(batch, detail=detail), BatchState.FAILED, actor=actor, reason=Reason.ATTEMPTS_EXHAUSTED
     )
+
+
+def _taken(location: Location) -> str:
+    return f"{location}: the ledger names another object there, of no attempt; replay the batch"
 
 
 def _attempts_used(batch: Batch, stage: Stage) -> int:
