@@ -25,8 +25,7 @@ and declares its task in `services/extractor/tasks.py`, without importing the ap
 child processes, which run the tasks. Children are spawned, not forked (Polars deadlocks after a fork): each is
 a new interpreter that gets the app pickled (its name and configuration, nothing else) and imports
 `task_modules` by name. It imports the module that was started, too, as `__mp_main__`: hence the guard at its
-end. What a task needs (ledger, store) is made in the child, on first use or on Celery's `worker_process_init`;
-logging is set up in both by a receiver of Celery's `setup_logging`, connected by one of the task modules.
+end. What a task needs (ledger, store) is made in the child, on first use; logs are set up in both.
 
 A task gets `batch_id` and nothing else. It says "again, later" by raising: the message comes back after
 `backoff_base_seconds`, twice that, and so on, and goes to the dead letters once the queue's maxReceiveCount is

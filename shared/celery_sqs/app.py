@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from celery import Celery
 from kombu.entity import Queue
 
+from shared.celery_sqs.logs import ServiceLogging
 from shared.celery_sqs.queue import WorkerQueue
 from shared.celery_sqs.request import SuccessOnlyRequest
 from shared.celery_sqs.settings import WorkerSettings
@@ -18,7 +19,7 @@ def make_worker_app(
 
     `task_modules` are imported by name in the main process and in each child; see the package's docstring.
     """
-    app = Celery(name, set_as_current=False)
+    app = Celery(name, log=ServiceLogging, set_as_current=False)
     app.conf.update(
         include=list(task_modules),
         broker_url=f"sqs://{queue.name}",  # for the logs only
@@ -53,8 +54,6 @@ def make_worker_app(
         worker_max_memory_per_child=2_000_000,
         task_soft_time_limit=settings.soft_time_limit_seconds,
         task_time_limit=settings.hard_time_limit_seconds,
-        # Logging is the service's own.
-        worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         timezone="UTC",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import billiard
 import structlog
 from celery import Celery
-from celery.apps.worker import Worker
+from celery.apps.worker import Worker, install_worker_term_handler
 from celery.signals import worker_shutting_down
 
 from shared.celery_sqs.queue import SqsQueue
@@ -42,7 +42,7 @@ def run_worker(app: Celery) -> int:
     )
     stop = _SoftStop(soft_shutdown_seconds=options["settings"].soft_shutdown_seconds)
     worker_shutting_down.connect(stop.begin)
-    worker = Worker(
+    worker = _QuietWorker(
         app=app,
         hostname=f"{app.main}@{socket.gethostname()}",
         queues=[queue.queue.name],
@@ -66,6 +66,13 @@ def _wait_for_max_receive_count(queue: SqsQueue) -> int:
         except Unavailable as error:
             log.warning("queue_unavailable", error=str(error), pause_seconds=_START_RETRY_SECONDS)
             time.sleep(_START_RETRY_SECONDS)
+
+
+class _QuietWorker(Worker):  # type: ignore[misc]  # Celery has no types
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        super().install_platform_tweaks(worker)
+        # Anew, without the line that it prints past all logs on SIGTERM.
+        install_worker_term_handler(worker, verbose=False)
 
 
 class _SoftStop:

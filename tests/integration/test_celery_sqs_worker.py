@@ -267,6 +267,28 @@ def test_a_worker_outlives_faults_of_sqs(
         worker.kill()
 
 
+def test_each_line_of_a_workers_log_is_one_record_whoever_wrote_it(
+    make_queue: Callable[..., TestQueue], start_worker: StartWorker
+) -> None:
+    queue = make_queue(max_receive_count=1)
+    worker = start_worker(queue)
+    for batch_id in ("ok-1", "raise-1", "killed-1"):
+        queue.send_task(batch_id)
+    queue.send("not\na message")
+    wait_until(lambda: queue.dead_letter_count() == 3)
+    wait_until(queue.is_empty)
+
+    worker.stop()
+
+    records = [json.loads(line) for line in worker.log().splitlines()]
+    events = " ".join(record["event"] for record in records)
+    assert {record["service"] for record in records} == {"test-extractor"}
+    assert all(
+        event in events
+        for event in ("worker_starting", "task_spoke", "task_failed", "message_refused", "worker_stopped")
+    )
+
+
 def test_a_worker_that_starts_while_sqs_is_away_works_once_it_is_back(
     make_queue: Callable[..., TestQueue], start_worker: StartWorker, ministack: str
 ) -> None:

@@ -7,13 +7,12 @@ Run as `python -m support.celery_sqs_app`, with QUEUE_URL and JOURNAL in the env
 import os
 import sys
 
-import structlog
-
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
+from shared.telemetry.logs import configure_logging
 
 
 def main() -> int:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure_logging("test-extractor")
     app = make_worker_app(
         "test-extractor",
         queue=WorkerQueue("extract", os.environ["QUEUE_URL"]),

@@ -6,10 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import structlog
 from celery import shared_task
 from celery.exceptions import Ignore
 
 from shared.messages import EXTRACT_TASK
+
+log = structlog.get_logger()
 
 
 @shared_task(name=EXTRACT_TASK)
@@ -18,7 +21,7 @@ def extract(batch_id: str) -> None:
     behaviour, _, _ = batch_id.partition("-")
     match behaviour.split("_"):
         case ["ok"]:
-            pass
+            log.info("task_spoke", about="two\nlines")
         case ["raise"]:
             raise RuntimeError("the source said no")
         case ["exit"]:
