@@ -7,8 +7,8 @@ snapshot, so that a retry starts over and two snapshots are never stitched toget
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -29,6 +29,9 @@ class ReadLimits:
     read_timeout_seconds: int = 600
     #: Chunks are cut at the first record boundary behind this.
     chunk_size_in_bytes: int = 8 * 1024 * 1024
+
+
+DEFAULT_LIMITS = ReadLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,16 @@ class SourceSnapshot(Protocol):
         ...
 
     @property
-    def rows_outside_window_count(self) -> int:
-        """Rows that the source sent although they lie outside the window; they are in no chunk."""
+    def rows_read_count(self) -> int:
+        """Rows that the source sent, counted where they arrive. Complete after `read`."""
         ...
 
-    def read(self) -> Iterator[Chunk]:
+    @property
+    def rows_outside_window_count(self) -> int:
+        """Those of them that the source sent although they lie outside the window; they are in no chunk."""
+        ...
+
+    def read(self) -> Generator[Chunk, None, None]:
         """
         Read the rows of the window, of the columns that leave, in the contract's order.
 
@@ -125,10 +133,22 @@ class SourceReader(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Leave the source."""
+        ...
 
-def open_reader(contract: TableContract, *, secrets: SecretStore, limits: ReadLimits) -> SourceReader:
-    """Return the reader of a table. It connects at first use."""
-    # Deferred: each reader brings its own driver, and reads this module.
+
+@contextmanager
+def open_reader(
+    contract: TableContract, *, secrets: SecretStore, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[SourceReader]:
+    """Open the reader of a table. It connects at first use and leaves the source at the end of the block."""
+    with closing(_reader_of(contract, secrets=secrets, limits=limits)) as reader:
+        yield reader
+
+
+def _reader_of(contract: TableContract, *, secrets: SecretStore, limits: ReadLimits) -> SourceReader:
+    # Deferred: each reader brings its own driver, and itself imports this module.
     match contract.origin.kind:
         case SourceKind.POSTGRES:
             from services.extractor.readers.postgres import PostgresReader
