@@ -176,10 +176,10 @@ def _read_source(file: Path, document: Document) -> Source | None:
     """Return the source of a file; None, and its problems in the document, if its kind is unknown."""
     content = dict(document.content)
     kind = content.get("kind")
-    if kind not in set(SourceKind):
+    if not isinstance(kind, str) or kind not in set(SourceKind):
         document.report(("kind",), expected=" or ".join(SourceKind), found=shown(kind))
         return None
-    forms = _FORMS[SourceKind(str(kind))]
+    forms = _FORMS[SourceKind(kind)]
     tables = content.pop("tables", None)
     source, wrong = fill(forms.source, content, at=(), document=document)
     if "name" not in wrong and source.name != file.stem:

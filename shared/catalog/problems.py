@@ -1,6 +1,7 @@
 """What is wrong with a source file: where, what was expected, what was found."""
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -54,7 +55,7 @@ def field_text(path: FieldPath) -> str:
             text += f"[{step}]"
         else:
             plain = step.replace("_", "").replace("-", "").isalnum()
-            text += ("." if text else "") + (step if plain else f'"{step}"')
+            text += ("." if text else "") + (step if plain else json.dumps(step, ensure_ascii=False))
     return text
 
 

@@ -1,5 +1,6 @@
 """Source files: what they say becomes contracts, and every mistake is told at once, at its place."""
 
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -295,12 +296,13 @@ RULES = [
         "tables.orders.columns.ID",
         "upper and lower case",
     ),
-    ("note: {mask", '"a\\nb": {mask', 'tables.orders.columns."a\nb"', "without line breaks"),
+    ("note: {mask", '"a\\nb": {mask', 'tables.orders.columns."a\\nb"', "without line breaks"),
     ("note: {mask", f"{'n' * 128}: {{mask", f"tables.orders.columns.{'n' * 128}", "127 bytes"),
     ("public.orders", "orders", "tables.orders.relation", "schema and table"),
     ("public.orders", "a.b.c", "tables.orders.relation", "as a list"),
     ("name: shop", "name: Shop", "name", "matches"),
     ("kind: postgres", "kind: oracle", "kind", "postgres or rest"),
+    ("kind: postgres", "kind: {a: b}", "kind", "a mapping"),
     # YAML.
     (
         "card: {mask: last4}",
@@ -433,6 +435,38 @@ def test_a_file_of_any_shape_is_a_mistake_and_never_a_crash(
 
     assert {Path(problem.file).name for problem in found} == {"shop.yaml"}
     assert found[0].line == line
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_file_is_sound_or_told_and_never_a_crash(source_files: Files, seed: int) -> None:
+    dice = random.Random(seed)
+    noise = [
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b":",
+        b"- ",
+        b"\n",
+        b"~",
+        b"*a",
+        b"&a ",
+        b"!!int ",
+        b"|",
+        b'"',
+        b"\t",
+        b"\xff",
+    ]
+    for _ in range(20):
+        text = bytearray(SHOP.encode())
+        for _ in range(dice.randrange(1, 5)):
+            place = dice.randrange(len(text))
+            text[place : place + dice.choice([0, 0, 5, 20])] = dice.choice(noise)
+        directory = source_files(shop=bytes(text))
+
+        catalog = read_sources(directory)
+
+        assert bool(catalog.sources) != bool(catalog.problems)
 
 
 def test_a_directory_without_source_files_is_a_mistake(tmp_path: Path) -> None:
