@@ -34,10 +34,13 @@ from shared.stage import Assignment
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BUCKET = "acme-shop"
+USUAL = QuarantineLimits()
 EVERYTHING = QuarantineLimits(max_rejected_rows=10**9, max_rejected_ratio=1.0)
 
 
-def column(name: str, text: str = "string", *, mask: MaskKind = MaskKind.KEEP, nullable: bool = True) -> Column:
+def column(
+    name: str, text: str = "string", *, mask: MaskKind = MaskKind.KEEP, nullable: bool = True
+) -> Column:
     return Column(name=name, type=ColumnType.parse(text), mask=Mask(mask), nullable=nullable)
 
 
@@ -45,7 +48,7 @@ def table(
     *columns: Column,
     key: Sequence[str] = (),
     cursor: str | None = None,
-    limits: QuarantineLimits = QuarantineLimits(),
+    limits: QuarantineLimits = USUAL,
     name: str = "orders",
 ) -> TableContract:
     return TableContract(
@@ -96,7 +99,13 @@ class Scene:
     @property
     def assignment(self) -> Assignment:
         attempt = Attempt(
-            self.batch.id, Stage.PROCESS, self.attempt, "w1", AttemptState.RUNNING, NOON, NOON + timedelta(hours=1)
+            self.batch.id,
+            Stage.PROCESS,
+            self.attempt,
+            "w1",
+            AttemptState.RUNNING,
+            NOON,
+            NOON + timedelta(hours=1),
         )
         return Assignment(attempt, self.batch, self.contract, tuple(self.files))
 
