@@ -3,9 +3,9 @@
 
     text = discover_postgres(dsn, source="shop", reference="secretsmanager:esclusa/shop#dsn")
 
-Every table and column stands in it with its type and fate. It errs on the side of silence: only columns of types
-that can hardly hold a person (numbers, moments, booleans, enums, keys) are preset to `keep`, everything else to
-`withhold` with the reason beside it. Values are looked at and never written.
+Every table and column stands in it with its type and fate. It errs on the side of silence: only columns of
+types that can hardly hold a person (numbers, moments, booleans, enums, keys) are preset to `keep`, everything
+else to `withhold` with the reason beside it. Values are looked at and never written.
 """
 
 import re
@@ -90,11 +90,11 @@ def discover_postgres(dsn: str, *, source: str, reference: str, schemas: Sequenc
     """
     Return the text of a source file for a live PostgreSQL database.
 
-    `reference` is where the connection string will be found; the string itself is not written. `schemas` limits
-    what is looked at; by default all but PostgreSQL's own.
+    `reference` is where the connection string will be found; the string itself is not written. `schemas`
+    limits what is looked at; by default all but PostgreSQL's own.
 
     Raises:
-        ConfigurationError: if the name, the reference or a schema is not as it should be, or nothing can be read.
+        ConfigurationError: if the name, the reference or a schema is wrong, or nothing can be read.
         Unavailable: if the database does not answer.
     """
     _check_names(source, reference)
@@ -219,8 +219,8 @@ def _find_relations(
     missing = [schema for schema in schemas or () if schema not in present]
     if missing:
         raise ConfigurationError(
-            f"source {source}: expected schemas with tables or views ({', '.join(sorted(present)) or 'there are none'}), "
-            f"found {', '.join(map(repr, missing))}"
+            f"source {source}: expected schemas with tables or views "
+            f"({', '.join(sorted(present)) or 'there are none'}), found {', '.join(map(repr, missing))}"
         )
     chosen = [relation for relation in relations if schemas is None or relation.schema in schemas]
     if not any(relation.is_readable for relation in chosen):

@@ -303,7 +303,7 @@ class PublishForm(Form):
     """What a batch does to the table that analysts see."""
 
     mode: PublishMode = Field(
-        description="append adds rows, merge keeps the newest of each key, replace takes the batch as the table."
+        description="append adds rows, merge keeps the newest of each key, replace takes the batch as table."
     )
     target: Target = Field(Target.BOTH, description="An external table over S3, a native table, or both.")
     allow_empty: bool = Field(False, description="Whether a replace by zero rows is believed.")

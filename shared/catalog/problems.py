@@ -61,7 +61,7 @@ def field_text(path: FieldPath) -> str:
 
 def shown(value: object) -> str:
     """
-    Return a value as a message may show it: long texts, and such as could hold a password, are only described.
+    Return a value as a message may show it. Long texts and such as could hold a password are only described.
 
     >>> shown("mrege"), shown("postgresql://me:secret@host/db"), shown(None)
     ("'mrege'", 'a text of 30 characters (not shown)', 'nothing')

@@ -100,7 +100,7 @@ def _check_mask_key(
                 if column and column.mask and column.mask.hmac:
                     document.report(
                         (*draft.path, "columns", name, "mask"),
-                        expected="the source to have mask_key and mask_key_id, since this column is masked by hmac",
+                        expected="mask_key and mask_key_id in the source, since the mask is hmac",
                         found="neither",
                     )
                     return

@@ -1,4 +1,4 @@
-"""Forms into the domain: what a sound file says, as contracts. Defaults of schedule and limits are given here."""
+"""Forms into the domain: what a sound file says, as contracts, with the defaults of schedule and limits."""
 
 from collections.abc import Mapping
 from datetime import timedelta
