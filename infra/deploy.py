@@ -14,10 +14,11 @@ from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.client import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import WaiterConfigTypeDef
 
 log = structlog.get_logger()
 
-_POLL = {"Delay": 1, "MaxAttempts": 300}
+_POLL: WaiterConfigTypeDef = {"Delay": 1, "MaxAttempts": 300}
 
 
 def deploy_stack(client: CloudFormationClient, name: str, template: Template) -> None:

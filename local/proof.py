@@ -133,7 +133,8 @@ def _get(url: str, token: str) -> dict[str, Any]:
     while True:
         try:
             with urlopen(request, timeout=10) as response:  # noqa: S310
-                return json.load(response)
+                answer: dict[str, Any] = json.load(response)
+                return answer
         except HTTPError as error:
             if error.code != 429:
                 raise

@@ -84,7 +84,9 @@ def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_C
     deploy_source_stack(
         cloudformation,
         stack_name(PREFIX, source.name),
-        source_template(plan, source=source.name, bucket=bucket, database=database_name(PREFIX, source.name)),
+        source_template(
+            plan, source=source.name, bucket=bucket, database=database_name(source.name, prefix=PREFIX)
+        ),
         bucket=bucket,
         bucket_template=bucket_template(plan, bucket=bucket),
         bucket_exists=lambda: _bucket_exists(clients.make("s3"), bucket),

@@ -34,7 +34,7 @@ class FleetSettings(BaseSettings):
         default_factory=dict, description="JSON object: URL of each queue the process sends to."
     )
     claim_lease_seconds: int = Field(
-        120, ge=2, description="A claim without a sign of life for so long may be taken over."
+        120, ge=2, description="A batch whose worker gave no sign of life for so long may be taken over."
     )
     max_attempts: int = Field(8, ge=1, description="A stage of a batch is tried so often before it fails.")
     aws_endpoint_url: str = Field(

@@ -65,7 +65,7 @@ class HeldMessages:
 
     def append(self, message: "Message", delivery_tag: str) -> None:
         """Take a message in hand."""
-        give_up_at = time.monotonic() + self._settings.claim_lease_seconds
+        give_up_at = time.monotonic() + self._settings.hold_limit_seconds
         with self._lock:
             self._held[delivery_tag] = _Held(message, give_up_at)
 

@@ -17,8 +17,9 @@ class WorkerSettings(BaseSettings):
     The settings of one worker process, from the environment: `ESCLUSA_CONCURRENCY` and so on.
 
     Two chains of times, each of which has to rise strictly: a task is asked to stop, is killed, and only then
-    is its claim free for others; a receive waits for messages, is given up, and only then is a message that
-    got lost on its way here visible again.
+    is its message given up; a receive waits for messages, is given up, and only then is a message that got
+    lost on its way here visible again. The claim of a batch is another matter: it is renewed in the ledger
+    while the task runs (`FleetSettings.claim_lease_seconds`).
     """
 
     model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True)
@@ -30,10 +31,10 @@ class WorkerSettings(BaseSettings):
 
     soft_time_limit_seconds: PositiveInt = Field(840, description="A task is asked to stop.")
     hard_time_limit_seconds: PositiveInt = Field(900, description="A task is killed.")
-    claim_lease_seconds: PositiveInt = Field(
+    hold_limit_seconds: PositiveInt = Field(
         960,
         le=MAX_VISIBILITY_SECONDS,
-        description="Another worker may take over the claim of a task's batch. No message is held longer.",
+        description="The message of a task that no process speaks of any more is held no longer than this.",
     )
 
     wait_time_seconds: PositiveInt = Field(
@@ -75,7 +76,7 @@ class WorkerSettings(BaseSettings):
     @model_validator(mode="after")
     def _check_times(self) -> Self:
         chains = (
-            ("soft_time_limit_seconds", "hard_time_limit_seconds", "claim_lease_seconds"),
+            ("soft_time_limit_seconds", "hard_time_limit_seconds", "hold_limit_seconds"),
             ("wait_time_seconds", "receive_timeout_seconds", "visibility_timeout_seconds"),
         )
         mistakes = [

@@ -137,13 +137,13 @@ def test_what_is_in_hand_is_renewed_and_what_was_settled_is_not() -> None:
     assert queue.renewed == [["b"]]
 
 
-def test_a_message_that_celery_lost_track_of_is_given_up_after_the_claim_lease(
+def test_a_message_that_celery_lost_track_of_is_given_up_after_the_hold_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     queue = RecordingQueue()
     held = held_messages(queue)
     held.append(message(), "a")
-    later = time.monotonic() + WorkerSettings().claim_lease_seconds
+    later = time.monotonic() + WorkerSettings().hold_limit_seconds
     monkeypatch.setattr(time, "monotonic", lambda: later)
 
     held.renew_all()
@@ -158,7 +158,7 @@ def test_every_contradiction_of_times_is_named_in_one_error() -> None:
         WorkerSettings(
             soft_time_limit_seconds=900,
             hard_time_limit_seconds=900,
-            claim_lease_seconds=60,
+            hold_limit_seconds=60,
             wait_time_seconds=20,
             receive_timeout_seconds=20,
             backoff_base_seconds=1000,
@@ -166,7 +166,7 @@ def test_every_contradiction_of_times_is_named_in_one_error() -> None:
 
     text = str(refusal.value)
     assert "soft_time_limit_seconds (900) has to be below hard_time_limit_seconds (900)" in text
-    assert "hard_time_limit_seconds (900) has to be below claim_lease_seconds (60)" in text
+    assert "hard_time_limit_seconds (900) has to be below hold_limit_seconds (60)" in text
     assert "wait_time_seconds (20) has to be below receive_timeout_seconds (20)" in text
     assert "backoff_base_seconds (1000) may not be above backoff_max_seconds (900)" in text
 
