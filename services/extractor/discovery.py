@@ -389,7 +389,7 @@ def discover_rest(samples: Iterable[RestSample], *, source: str, base_url: str, 
     """
     Return the text of a source file for a REST source, from records that somebody has fetched.
 
-    `base_url` and `token` are references. Nested objects are flattened into columns, lists leave as JSON text.
+    `base_url` and `token` are references. Nested objects become columns, lists leave as JSON text.
 
     Raises:
         ConfigurationError: if the name or a reference is not as it should be, or there is no endpoint.
@@ -664,8 +664,8 @@ def _render(
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE_NAME}",
         "#",
-        f"# Written by `esclusa discover {source}`. {kept} of {total} columns are preset to keep; the others are",
-        '# withheld until you give them a mask: keep, drop, redact, last4, {constant: "…"} or',
+        f"# Written by `esclusa discover {source}`. {kept} of {total} columns are preset to keep,",
+        '# the others are withheld until you give them a mask: keep, drop, redact, last4, {constant: "…"} or',
         "# {hmac: {domain: …}}, which needs mask_key and mask_key_id. Look at the kept ones too.",
         f"name: {source}",
         f"kind: {kind}",
@@ -699,8 +699,8 @@ def _table_lines(table: DiscoveredTable) -> list[str]:
     lines += ["    columns:", *(f"      {_column_line(column)}" for column in table.columns)]
     if withheld:
         lines.append(
-            f"    # EDIT: {', '.join(map(_scalar, withheld))} is withheld; the file is refused until each key column "
-            "is kept or masked by hmac."
+            f"    # EDIT: {', '.join(map(_scalar, withheld))} is withheld; the file is refused "
+            "until each key column is kept or masked by hmac."
         )
     lines.append(f"    key: [{', '.join(map(_scalar, table.key))}]")
     if table.cursor:

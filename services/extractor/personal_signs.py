@@ -17,12 +17,12 @@ _WORDS = {
     "an address": "address street city town zip zipcode postcode postal house apartment district",
     "a place": "lat latitude lon lng longitude geo location coordinates gps",
     "a date of birth": "birth birthday birthdate dob born age",
-    "a sensitive trait": "gender sex religion ethnicity nationality marital disability diagnosis health blood",
+    "a sensitive trait": "gender sex religion ethnicity nationality marital disability health",
     "an official number": "ssn nin nif dni nie passport licence license tax vat national nhs insurance",
     "a bank account or card": "iban bic swift account card pan cvv cvc sortcode",
     "a person's income": "salary wage income",
     "an address of a device": "ip ipaddress mac imei imsi device useragent",
-    "a secret": "password passwd pwd passphrase token secret apikey credential credentials salt hash pin otp cookie session",
+    "a secret": "password passwd pwd passphrase token secret apikey credentials salt hash pin otp cookie",
     "free text": "note notes comment comments remark remarks message memo description bio feedback text body",
 }
 _REASON_OF_WORD = {word: reason for reason, words in _WORDS.items() for word in words.split()}

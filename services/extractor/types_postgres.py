@@ -1,5 +1,5 @@
 """
-The fate of every PostgreSQL type: carried as itself, or as the text that the server makes of it. Never guessed.
+The fate of every PostgreSQL type: carried as itself, or as the text that the server makes of it.
 
 Text comes from the server, by COPY: measured over 48 types, drivers changed values of seven of them
 (`date 'infinity'` became today), while the server's own text was exact for all. Settings of the session
@@ -28,8 +28,8 @@ SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
 
 #: The columns of one table or view, with the words for their types that `fate_of` reads and contracts keep.
 #: Parameters: `schema`, `name`. No row: no such relation, or one without columns.
-#: `format_type` leaves the schema out where the search path leads to it, so types that are not PostgreSQL's own
-#: are named here by schema and name. A domain counts as the type below it: its values are that type's.
+#: `format_type` leaves the schema out where the search path leads to it, so types that are not PostgreSQL's
+#: own are named here by schema and name. A domain counts as the type below it: its values are that type's.
 DESCRIBE_COLUMNS = """
 SELECT a.attname AS name,
        CASE
@@ -139,7 +139,7 @@ def _fate_of_numeric(*, precision: int, scale: int) -> Fate:
 
 def can_carry(source_type: str, declared: ColumnType) -> bool:
     """
-    Return whether a contract may declare this type for a column of the source's type without changing a value.
+    Return whether a contract may declare this type for a column of the source's type: no value may change.
 
     Besides its fate: a string (the server's text), a wider number, and for a numeric without bounds any
     decimal, since a value with more digits is then a rejected row and never a rounded one.
