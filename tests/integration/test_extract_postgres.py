@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -22,13 +22,16 @@ from support.extraction import (
     WITHHOLD,
     bodies,
     column,
+    make_assignment,
     make_contract,
     run_extract,
     updated_at,
 )
 
 from local.postgres import EmbeddedPostgres
+from services.extractor.extract import extract
 from services.extractor.readers import ReadLimits, open_reader
+from services.extractor.readers.postgres import PostgresReader, PostgresSnapshot
 from shared.domain.batches import Stage
 from shared.domain.contracts import MaskKind, TableContract
 from shared.domain.counts import broken_sum
@@ -414,24 +417,30 @@ def test_a_column_of_another_type_is_refused(shop: Shop, declared: str, source_t
     assert found in refused.detail
 
 
-def test_a_view_that_changes_its_columns_while_it_is_read_fails_the_batch(shop: Shop) -> None:
+def test_a_table_that_is_exchanged_between_lock_and_read_fails_the_batch(shop: Shop) -> None:
     shop.run("CREATE MATERIALIZED VIEW customers AS SELECT 1 AS id")
-    contract = make_contract([column("id", "int32")])
     store = MemoryObjectStore()
 
-    class Meddler(MemoryObjectStore):
-        def open_upload(self, *arguments: Any, **options: Any) -> Any:
-            shop.run(
-                "DROP MATERIALIZED VIEW IF EXISTS former",
-                "ALTER MATERIALIZED VIEW customers RENAME TO former",
-                "CREATE MATERIALIZED VIEW customers AS SELECT 1 AS id, 2 AS more",
-            )
-            return super().open_upload(*arguments, **options)
+    class Exchanging(PostgresReader):
+        """PostgreSQL gives no lock on a materialized view, so it can be another one a moment later."""
 
-    store = Meddler()
-    refused = shop.reason(contract, store=store)
+        @contextmanager
+        def open_snapshot(self, window: Window) -> Iterator[PostgresSnapshot]:
+            with super().open_snapshot(window) as snapshot:
+                shop.run(
+                    "DROP MATERIALIZED VIEW customers",
+                    "CREATE MATERIALIZED VIEW customers AS SELECT 1 AS id, 2 AS more",
+                )
+                yield snapshot
 
-    assert refused.reason is Reason.SCHEMA_CHANGED_DURING_READ
+    contract, secrets = make_contract([column("id", "int32")]), MemorySecrets({"env:SHOP_DSN": shop.dsn})
+    with (
+        closing(Exchanging(contract, secrets=secrets, limits=ReadLimits())) as reader,
+        pytest.raises(Refused) as refused,
+    ):
+        extract(make_assignment(contract), reader=reader, store=store, secrets=secrets)
+
+    assert refused.value.reason is Reason.SCHEMA_CHANGED_DURING_READ
     assert list(store.open_uploads("esclusa-shop")) == []
     assert list(store.list("esclusa-shop", "")) == []
 
