@@ -47,7 +47,7 @@ from shared.domain.batches import (
     Stage,
 )
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
-from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, FileFormat, FileStatus, Location
+from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
 from shared.errors import IllegalTransition, StaleRevision
@@ -519,8 +519,7 @@ _IDS_WITH_COPIES = (
     .join(_data_file, _data_file.c.batch_id == _batch.c.id)
     .where(
         _batch.c.state.in_(STATES_IN_FINAL | STATES_AT_REST),
-        _data_file.c.area.in_(TRANSIENT_AREAS),
-        _data_file.c.deleted_at.is_(None),
+        _data_file.c.is_in_transit,
     )
 )
 

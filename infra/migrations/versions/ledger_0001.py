@@ -277,6 +277,8 @@ CREATE TABLE esclusa.data_file (
     recorded_at timestamptz NOT NULL,
     checked_at timestamptz,
     deleted_at timestamptz,
+    is_in_transit boolean
+        GENERATED ALWAYS AS (deleted_at IS NULL AND area IN ('tmp', 'input', 'processing')) STORED,
     CONSTRAINT data_file_key PRIMARY KEY (bucket, key),
     CONSTRAINT data_file_batch_exists FOREIGN KEY (batch_id)
         REFERENCES esclusa.batch (id),
@@ -288,6 +290,8 @@ CREATE TABLE esclusa.data_file (
         CHECK (attempt >= 0 AND part >= 0 AND record_count >= 0 AND file_size_in_bytes >= 0)
 );
 CREATE INDEX data_file_by_batch ON esclusa.data_file (batch_id, area, key);
+CREATE INDEX data_file_in_transit ON esclusa.data_file (batch_id)
+    WHERE is_in_transit;
 CREATE INDEX data_file_present ON esclusa.data_file (area, key, bucket)
     WHERE deleted_at IS NULL;
 COMMENT ON TABLE esclusa.data_file
@@ -301,6 +305,8 @@ COMMENT ON COLUMN esclusa.data_file.reason IS 'Why a gate refused it.';
 COMMENT ON COLUMN esclusa.data_file.detail IS 'The same as a sentence.';
 COMMENT ON COLUMN esclusa.data_file.checked_at IS 'When its gate last looked at it.';
 COMMENT ON COLUMN esclusa.data_file.deleted_at IS 'When the object was deleted; this row stays.';
+COMMENT ON COLUMN esclusa.data_file.is_in_transit
+    IS 'Still in tmp/, input/ or processing/; false for every file of a batch that is done.';
 """,
     """
 CREATE TABLE esclusa.mask_evidence (
