@@ -1,0 +1,63 @@
+# Esclusa. `make demo` and `make test` install what they need into .venv and do the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two test processes fit a small machine; each starts servers of its own.
+TEST_PROCESSES ?= 2
+TESTS ?= tests
+
+.PHONY: help demo test lint format up down lambdas lock clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.local ## Run the main job from end to end on this machine, and prove that nothing is missing.
+	$(BIN)/python -m local.demo
+
+up: $(VENV)/.local ## Start the fleet on this machine and leave it running.
+	$(BIN)/esclusa up
+
+down: $(VENV)/.local ## Stop the fleet on this machine; the data in .esclusa stays.
+	$(BIN)/esclusa down
+
+test: $(VENV)/.dev ## Run all tests.
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
+
+lint: $(VENV)/.dev ## Run linters, type check and import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.
+	$(BIN)/python -m infra.package
+
+lock: $(VENV)/.dev ## Compile requirements/*.txt anew from pyproject.toml.
+	@for extra in local dev lambdas; do \
+		$(BIN)/uv pip compile --quiet pyproject.toml --extra $$extra --universal --python-version 3.11 \
+			--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements/$$extra.txt; \
+	done
+
+clean: ## Stop the fleet and delete the environment and all local data.
+	@if [ -x $(BIN)/esclusa ]; then $(BIN)/esclusa down --delete-data; fi
+	rm -rf $(VENV) .esclusa dist
+
+# A stamp says which lock file the environment was made from. The larger set holds the smaller one.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Esclusa needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.python requirements/local.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/local.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
