@@ -46,6 +46,19 @@ class PendingMessage:
     message: OutboxMessage
 
 
+@dataclass(frozen=True, slots=True)
+class BatchTally:
+    """The batches of one table that are in one state."""
+
+    source: str
+    table: str
+    state: BatchState
+    count: int
+    #: When the one that is in it longest entered the state, and when the one that is in it shortest.
+    longest_since: datetime
+    latest_since: datetime
+
+
 class LedgerTransaction(Protocol):
     """
     Reads and writes of one transaction. Rows locked here stay locked until it ends.
@@ -102,6 +115,10 @@ class LedgerTransaction(Protocol):
         newest_first: bool = False,
     ) -> list[Batch]:
         """Return batches by the time they were planned."""
+        ...
+
+    def batch_tallies(self) -> list[BatchTally]:
+        """Return how many batches stand where, by source, table and state. States without batches are left out."""
         ...
 
     def batches_to_wake(
@@ -174,9 +191,16 @@ class LedgerTransaction(Protocol):
         areas: Collection[Area] | None = None,
         attempt: int | None = None,
         present_only: bool = False,
+        bucket: str | None = None,
+        table: str | None = None,
+        newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
-        """Return files by location key. `present_only` leaves out those recorded as deleted."""
+        """
+        Return files by location key, or the last recorded first.
+
+        `present_only` leaves out those recorded as deleted; `table`, those that no batch of that table wrote.
+        """
         ...
 
     def save_file(self, file: DataFile) -> None:

@@ -3,6 +3,7 @@ Bring the ledger's tables up to date.
 
     upgrade(dsn)    to the newest revision; nothing happens if it is there already
     current(dsn)    the revision a database is at
+    newest()        the revision that this version of the code needs
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from shared.ledger.connection import Database
@@ -53,6 +55,13 @@ def current(dsn: str) -> str | None:
         database.close()
 
 
+def newest() -> str | None:
+    """Return the newest revision, without asking any database."""
+    configuration = Config()
+    configuration.set_main_option("script_location", _script_location())
+    return ScriptDirectory.from_config(configuration).get_current_head()
+
+
 def _database(dsn: str) -> Database:
     return Database(
         dsn,
@@ -63,7 +72,11 @@ def _database(dsn: str) -> Database:
 
 def _configuration(connection: Connection) -> Config:
     configuration = Config()
-    # Alembic reads the option as a format string.
-    configuration.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    configuration.set_main_option("script_location", _script_location())
     configuration.attributes["connection"] = connection
     return configuration
+
+
+def _script_location() -> str:
+    # Alembic reads the option as a format string.
+    return str(Path(__file__).parent).replace("%", "%%")

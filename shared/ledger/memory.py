@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count
 from typing import TypeVar
 
@@ -28,12 +28,14 @@ from shared.domain.batches import (
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.errors import IllegalTransition, StaleRevision
-from shared.ports import LedgerTransaction, OutboxMessage, PendingMessage
+from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 _Undo = Callable[[], object]
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class MemoryLedger:
@@ -173,6 +175,12 @@ class _MemoryTransaction:
         found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
         return found[:limit]
 
+    def batch_tallies(self) -> list[BatchTally]:
+        moments: dict[tuple[str, str, BatchState], list[datetime]] = {}
+        for batch in self._tables.batches.values():
+            moments.setdefault((batch.source, batch.table, batch.state), []).append(batch.changed_at)
+        return [BatchTally(*key, len(at), min(at), max(at)) for key, at in sorted(moments.items())]
+
     def batches_to_wake(
         self, *, states: Collection[BatchState], woken_before: datetime, limit: int
     ) -> list[Batch]:
@@ -306,6 +314,9 @@ class _MemoryTransaction:
         areas: Collection[Area] | None = None,
         attempt: int | None = None,
         present_only: bool = False,
+        bucket: str | None = None,
+        table: str | None = None,
+        newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
         found = [
@@ -314,9 +325,16 @@ class _MemoryTransaction:
             if (areas is None or file.area in areas)
             and (attempt is None or file.attempt == attempt)
             and not (present_only and file.deleted_at is not None)
+            and (bucket is None or file.location.bucket == bucket)
+            and (table is None or self._table_of(file) == table)
         ]
         found.sort(key=lambda file: (file.location.key, file.location.bucket))
+        if newest_first:
+            found.sort(key=lambda file: file.recorded_at or _LONG_AGO, reverse=True)
         return found[:limit]
+
+    def _table_of(self, file: DataFile) -> str | None:
+        return None if file.batch_id is None else self._tables.batches[file.batch_id].table
 
     def _files(self, batch_id: str | None) -> Iterator[DataFile]:
         if batch_id is None:

@@ -53,7 +53,7 @@ from shared.domain.windows import Window
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
-from shared.ports import LedgerTransaction, OutboxMessage, PendingMessage, QueueName
+from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
 Row: TypeAlias = sqlalchemy.Row[Any]
 
@@ -206,6 +206,17 @@ class _PostgresTransaction:
         else:
             query = query.order_by(_batch.c.planned_at, _batch.c.id)
         return [_batch_of(row) for row in self._execute(query)]
+
+    def batch_tallies(self) -> list[BatchTally]:
+        changed_at = _batch.c.changed_at
+        grouped = (_batch.c.source, _batch.c.table_name, _batch.c.state)
+        query = select(*grouped, func.count(), func.min(changed_at), func.max(changed_at)).group_by(*grouped)
+        return [
+            BatchTally(source, table, BatchState(state), count, longest_since, latest_since)
+            for source, table, state, count, longest_since, latest_since in self._execute(
+                query.order_by(*grouped)
+            )
+        ]
 
     def batches_to_wake(
         self, *, states: Collection[BatchState], woken_before: datetime, limit: int
@@ -379,9 +390,20 @@ class _PostgresTransaction:
         areas: Collection[Area] | None = None,
         attempt: int | None = None,
         present_only: bool = False,
+        bucket: str | None = None,
+        table: str | None = None,
+        newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
-        query = select(_data_file).order_by(_data_file.c.key, _data_file.c.bucket).limit(limit)
+        query = select(_data_file).limit(limit)
+        if newest_first:
+            query = query.order_by(_data_file.c.recorded_at.desc())
+        query = query.order_by(_data_file.c.key, _data_file.c.bucket)
+        if bucket is not None:
+            query = query.where(_data_file.c.bucket == bucket)
+        if table is not None:
+            of_table = select(_batch.c.id).where(_batch.c.table_name == table)
+            query = query.where(_data_file.c.batch_id.in_(of_table))
         if batch_id is not None:
             query = query.where(_data_file.c.batch_id == batch_id)
         if areas is not None:

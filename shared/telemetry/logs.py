@@ -35,9 +35,9 @@ _MAX_FRAMES: Final = 20
 _FIRST_FIELDS: Final = ("timestamp", "level", "service", "event")
 
 
-def configure_logging(service: str, *, level: str = "INFO") -> None:
+def configure_logging(service: str, *, level: str = "INFO", stream: TextIO | None = None) -> None:
     """
-    Let every log record of this process leave as one line of JSON on standard output.
+    Let every log record of this process leave as one line of JSON on standard output, or on another stream.
 
     That holds for structlog, for the standard library's loggers (boto3, Celery, SQLAlchemy), for warnings, and
     for exceptions that nobody caught, also in threads. Called once, at the start; again, it replaces the former.
@@ -54,7 +54,7 @@ def configure_logging(service: str, *, level: str = "INFO") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = _OneLineHandler(sys.stdout)
+    handler = _OneLineHandler(stream or sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

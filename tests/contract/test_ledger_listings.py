@@ -1,0 +1,100 @@
+"""What people list of a ledger, in memory and on PostgreSQL alike."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_file, add_batch
+from support.ledgers import copied_database, migrated_template, postgres_ledger
+
+from infra import migrations
+from local.postgres import EmbeddedPostgres
+from shared.domain.batches import BatchState
+from shared.domain.files import Location
+from shared.ledger.memory import MemoryLedger
+from shared.ports import BatchTally, Ledger
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module")
+def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    with migrated_template(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    if request.param == "memory":
+        yield MemoryLedger(lambda: datetime.now(UTC))
+        return
+    server = request.getfixturevalue("postgres_server")
+    with (
+        copied_database(server, request.getfixturevalue("template")) as dsn,
+        postgres_ledger(dsn) as ledger,
+    ):
+        yield ledger
+
+
+def test_batches_are_tallied_by_source_table_and_state(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        for slot, changed_at in (("a", NOON), ("b", NOON + MINUTE), ("c", NOON - MINUTE)):
+            add_batch(tx, a_batch(slot, changed_at=changed_at))
+        add_batch(tx, a_batch("d", state=BatchState.FAILED))
+        add_batch(tx, a_batch("a", source="crm", table="deals"))
+
+        tallies = tx.batch_tallies()
+
+    assert tallies == [
+        BatchTally("crm", "deals", BatchState.PLANNED, 1, NOON, NOON),
+        BatchTally("shop", "orders", BatchState.FAILED, 1, NOON, NOON),
+        BatchTally("shop", "orders", BatchState.PLANNED, 3, NOON - MINUTE, NOON + MINUTE),
+    ]
+
+
+def test_an_empty_ledger_has_nothing_to_tally(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        assert tx.batch_tallies() == []
+
+
+def test_files_are_found_by_bucket_foreign_ones_too(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        ours = a_raw_file(add_batch(tx, a_batch()))
+        elsewhere = replace(ours, location=Location("esclusa-crm", "tmp/x.csv"), batch_id=None)
+        for file in (ours, elsewhere, a_foreign_file()):
+            tx.insert_file(file)
+
+        found = tx.files(bucket=BUCKET)
+
+    assert {file.location for file in found} == {ours.location, a_foreign_file().location}
+
+
+def test_files_are_found_by_the_table_of_their_batch(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        orders = a_raw_file(add_batch(tx, a_batch()))
+        customers = a_raw_file(add_batch(tx, a_batch(table="customers")))
+        for file in (orders, customers, a_foreign_file("tmp/orders/x.csv")):
+            tx.insert_file(file)
+
+        found = tx.files(table="orders")
+
+    assert [file.location for file in found] == [orders.location]
+
+
+def test_the_last_recorded_files_come_first_if_asked_for(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        batch = add_batch(tx, a_batch())
+        for part, recorded_at in enumerate((NOON, NOON + MINUTE, NOON - MINUTE, NOON)):
+            tx.insert_file(a_raw_file(batch, part=part, recorded_at=recorded_at))
+
+        found = tx.files(newest_first=True, limit=3)
+
+    assert [file.part for file in found] == [1, 0, 3]
+
+
+def test_a_migrated_database_is_at_the_newest_revision(fresh_database: str) -> None:
+    migrations.upgrade(fresh_database)
+
+    assert migrations.newest() is not None
+    assert migrations.current(fresh_database) == migrations.newest()
