@@ -10,10 +10,10 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from shared.csv_dialect import header_line
 
 from lambdas.invocation import handle_messages, warm_fleet
 from shared import lifecycle
+from shared.csv_dialect import header_line
 from shared.domain.batches import GATE_STATES, Batch
 from shared.domain.contracts import TableContract
 from shared.domain.counts import Count
@@ -27,7 +27,7 @@ from shared.domain.files import (
     ParsedKey,
 )
 from shared.domain.reasons import Reason
-from shared.errors import MalformedMessage, Refused
+from shared.errors import MalformedMessage, ObjectConflict, ObjectNotFound, Refused
 from shared.messages import CheckBatch, GateMessage, parse_gate_message
 from shared.outbox import send_pending
 from shared.ports import Ledger, LedgerTransaction, ObjectInfo, ObjectStore, QueueSender
@@ -227,9 +227,9 @@ def _open(area: Area, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> Ve
         return Verdict.WAITING
     if not _counts_agree(area, batch, files):
         return _refuse_counts(area, batch, files, ledger=ledger)
-    if (next_area := NEXT_AREA.get(area)) is not None:
-        for file in files:
-            store.copy(file.location, lifecycle.copy_location(file, batch, next_area), sha256=file.sha256)
+    for file in files:
+        if not _copy_on(area, file, batch, ledger=ledger, store=store):
+            return Verdict.REFUSED
     with ledger.transaction() as tx:
         opened = lifecycle.open_gate(
             tx, batch.id, area=area, attempt=batch.attempt_number(lifecycle.writer_of(area))
@@ -237,6 +237,24 @@ def _open(area: Area, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> Ve
     if opened:
         log.info("gate_opened", area=area, file_count=len(files))
     return Verdict.OPENED if opened else Verdict.NOTHING_TO_DO
+
+
+def _copy_on(area: Area, file: DataFile, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> bool:
+    """Copy a file to the next area, if there is one; False if it, or what lies there, is not what was checked."""
+    next_area = NEXT_AREA.get(area)
+    if next_area is None:
+        return True
+    try:
+        store.copy(file.location, lifecycle.copy_location(file, batch, next_area), sha256=file.sha256)
+    except (ObjectConflict, ObjectNotFound) as error:
+        # Altered or deleted since it was found correct, or its place was taken: repeating would never end.
+        is_gone = isinstance(error, ObjectNotFound)
+        reason = Reason.OBJECT_MISSING if is_gone else Reason.CHECKSUM_MISMATCH
+        log.warning("copy_refused", key=file.location.key, reason=reason, detail=str(error))
+        with ledger.transaction() as tx:
+            lifecycle.record_incorrect(tx, file, area=area, reason=reason, detail=str(error))
+        return False
+    return True
 
 
 def _expected_record_count(area: Area, batch: Batch) -> int:

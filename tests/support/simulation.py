@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from lambdas import gate
@@ -25,7 +27,7 @@ from lambdas.sweeper.sweep import SweepLimits, sweep
 from shared import lifecycle, stage
 from shared.contract_document import sha256_of
 from shared.csv_dialect import header_line
-from shared.domain.batches import STATES_AT_REST, Batch, BatchState, Stage
+from shared.domain.batches import FINAL_STATES, HELD_STATES, Batch, BatchState, Stage
 from shared.domain.contracts import (
     Column,
     ColumnKind,
@@ -46,6 +48,7 @@ from shared.domain.files import (
     Area,
     DataFile,
     FileFormat,
+    FileStatus,
     Location,
     final_key,
     raw_key,
@@ -54,7 +57,16 @@ from shared.domain.windows import Schedule, due_windows
 from shared.errors import Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
-from shared.messages import ObjectCreated, parse_clean_message, parse_gate_message, parse_task_message
+from shared.messages import (
+    ObjectCreated,
+    clean_message,
+    gate_message,
+    parse_clean_message,
+    parse_gate_message,
+    parse_task_message,
+    set_aside_message,
+    task_message,
+)
 from shared.object_store.memory import MemoryObjectStore
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
 from shared.queues.memory import MemoryQueues, QueuedMessage
@@ -121,7 +133,7 @@ class Actor:
     def _run(self) -> None:
         try:
             self._work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever ends an actor is looked at by the schedule
             self.failure = error
         self.is_done = True
         self._paused.release()
@@ -176,8 +188,9 @@ class World:
         self.actors: list[Actor] = []
         self.current: Actor | None = None
         self.effects: list[str] = []
-        self.decide: Decide = decide or (lambda effect: Fault.NONE)
+        self.decide: Decide = decide or (lambda _: Fault.NONE)
         self.are_faults_on = True
+        self.alterations_left = 0
         self.source: list[Row] = _rows_of_a_morning(self.dice)
         self.warehouse = Warehouse()
         self.queues = MemoryQueues(max_receive_count=1_000)
@@ -322,7 +335,7 @@ class World:
                 sender=self.sender,
                 worker="simulated",
                 limits=self.limits,
-                keep_alive=lambda attempt: nullcontext(),
+                keep_alive=lambda _: nullcontext(),
             )
         if queue is QueueName.CLEAN:
             return lambda: clean(parse_clean_message(body), ledger=self.ledger, store=self.store)
@@ -356,7 +369,11 @@ class World:
                 part=part,
             )
             body = header + "".join(row.text() for row in chunk).encode()
-            files.append(self._write(Location(BUCKET, key), Area.TMP, FileFormat.CSV, assignment, part, body, len(chunk)))
+            files.append(
+                self._write(
+                    Location(BUCKET, key), Area.TMP, FileFormat.CSV, assignment, part, body, len(chunk)
+                )
+            )
         counts = {Count.ROWS_READ: len(rows), Count.ROWS_WRITTEN: len(rows)}
         return StageResult(files=files, counts=counts)
 
@@ -547,6 +564,7 @@ def run_to_rest(world: World, *, max_rounds: int = 200) -> None:
         if _is_at_rest(world):
             return
         world.now += timedelta(minutes=30)
+        _replay_held(world)
         world.start_plan()
         world.start_sweep()
     states = {batch.id: (str(batch.state), batch.detail) for batch in world.batches()}
@@ -561,33 +579,97 @@ def _drain(world: World) -> None:
         for queue in QueueName:
             if waiting := len(world.queues.waiting(queue)):
                 index = world.dice.randrange(waiting)
-                choices.append(lambda queue=queue, index=index: world.deliver(queue, index))  # type: ignore[misc]
+                choices.append(partial(world.deliver, queue, index))
         if world.events:
             index = world.dice.randrange(len(world.events))
-            choices.append(lambda: world.deliver_event(index))
+            choices.append(partial(world.deliver_event, index))
         if not choices:
             return
         if world.are_faults_on and world.dice.random() < 0.02:
-            _disturb_queues(world)
+            _disturb(world)
         else:
             world.dice.choice(choices)()
     raise AssertionError("the fleet does not come to rest: messages go on for ever")
 
 
-def _disturb_queues(world: World) -> None:
+def _disturb(world: World) -> None:
+    """Do to queues and buckets what SQS, S3 and people may do at any moment."""
     queue = world.dice.choice(list(QueueName))
-    match world.dice.randrange(3):
+    match world.dice.randrange(5):
         case 0 if world.queues.waiting(queue):
             world.queues.duplicate(queue)
         case 1 if world.events:
             world.events.append(world.dice.choice(world.events))
         case 2 if world.events:
             world.events.pop(world.dice.randrange(len(world.events)))
+        case 3:
+            _send_unasked(world)
+        case 4 if world.alterations_left:
+            _alter_an_object(world)
+
+
+def _send_unasked(world: World) -> None:
+    """Send a message that is well formed, and that nobody decided to send."""
+    if not (batches := world.batches()):
+        return
+    batch = world.dice.choice(batches)
+    unasked = [
+        OutboxMessage(QueueName.CLEAN, clean_message(batch.id), "simulated"),
+        *(
+            OutboxMessage(name, gate_message(batch.id, area), "simulated")
+            for area, name in lifecycle.GATE_QUEUES.items()
+        ),
+        *(
+            OutboxMessage(
+                queue,
+                task_message(
+                    f"esclusa.{queue}", {"batch_id": batch.id}, queue=queue, task_id=f"{batch.id}-{queue}"
+                ),
+                "simulated",
+            )
+            for queue in (QueueName.EXTRACT, QueueName.PROCESS, QueueName.PUBLISH)
+        ),
+    ]
+    objects = world.objects()
+    if objects:
+        unasked.append(
+            OutboxMessage(QueueName.CLEAN, set_aside_message(world.dice.choice(objects)), "simulated")
+        )
+    world.queues.send([world.dice.choice(unasked)])
+
+
+def _alter_an_object(world: World) -> None:
+    """
+    Overwrite a file that no gate has checked yet, as a careless hand would.
+
+    A raw file at any moment; one in `final/` only while nobody is at work: between the check of a Parquet file
+    and the commit behind it there is no copy that would notice.
+    """
+    areas = TRANSIENT_AREAS if world.actors else (*TRANSIENT_AREAS, Area.FINAL)
+    with world.transaction() as tx:
+        unchecked = [
+            file for file in tx.files(areas=areas, present_only=True) if file.status is FileStatus.ANNOUNCED
+        ]
+    if unchecked:
+        world.alterations_left -= 1
+        location = world.dice.choice(unchecked).location
+        info = world._plain_store.head(location)
+        if info is not None:
+            world._plain_store.overwrite(location, b"altered", metadata=info.metadata)
+
+
+def _replay_held(world: World) -> None:
+    """What a person does after the cure."""
+    for batch in world.batches():
+        if batch.state in HELD_STATES:
+            with world.transaction() as tx:
+                version = ContractVersion(1, sha256_of(world.contract), world.contract)
+                lifecycle.replay(tx, batch.id, contract=version, detail="cured")
 
 
 def _is_at_rest(world: World) -> bool:
     batches = world.batches()
-    if world.actors or not batches or any(batch.state not in STATES_AT_REST for batch in batches):
+    if world.actors or not batches or any(batch.state not in FINAL_STATES for batch in batches):
         return False
     with world.transaction() as tx:
         return (
@@ -608,8 +690,14 @@ def _strays(world: World, tx: LedgerTransaction) -> list[Location]:
 
 def assert_promises(world: World) -> None:
     """Check target, ledger and bucket against each other. The fleet is at rest."""
-    due = {row.key: row for row in sorted(world.source, key=lambda row: row.changed_at) if row.changed_at < MIDNIGHT + 6 * HOUR}
-    assert {key: row[2] for key, row in world.warehouse.rows.items()} == {key: row.value for key, row in due.items()}
+    due = {
+        row.key: row
+        for row in sorted(world.source, key=lambda row: row.changed_at)
+        if row.changed_at < MIDNIGHT + 6 * HOUR
+    }
+    assert {key: row[2] for key, row in world.warehouse.rows.items()} == {
+        key: row.value for key, row in due.items()
+    }
     batches = world.batches()
     assert len(batches) == 4
     assert {batch.state for batch in batches} == {BatchState.PUBLISHED}
@@ -632,7 +720,7 @@ def _assert_history_chains(tx: LedgerTransaction, batch: Batch) -> None:
     events = tx.events(batch.id)
     assert events[0].from_state is None
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    for before, after in zip(events, events[1:], strict=False):
+    for before, after in pairwise(events):
         assert after.from_state is before.to_state
     assert events[-1].to_state is batch.state
     numbers: dict[Stage, int] = {}
