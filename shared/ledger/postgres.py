@@ -210,13 +210,9 @@ class _PostgresTransaction:
     def batch_tallies(self) -> list[BatchTally]:
         changed_at = _batch.c.changed_at
         grouped = (_batch.c.source, _batch.c.table_name, _batch.c.state)
-        query = select(*grouped, func.count(), func.min(changed_at), func.max(changed_at)).group_by(*grouped)
-        return [
-            BatchTally(source, table, BatchState(state), count, longest_since, latest_since)
-            for source, table, state, count, longest_since, latest_since in self._execute(
-                query.order_by(*grouped)
-            )
-        ]
+        numbers = (func.count(), func.min(changed_at), func.max(changed_at))
+        rows = self._execute(select(*grouped, *numbers).group_by(*grouped).order_by(*grouped))
+        return [BatchTally(row[0], row[1], BatchState(row[2]), row[3], row[4], row[5]) for row in rows]
 
     def batches_to_wake(
         self, *, states: Collection[BatchState], woken_before: datetime, limit: int
