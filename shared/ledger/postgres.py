@@ -210,9 +210,23 @@ class _PostgresTransaction:
     def batch_tallies(self) -> list[BatchTally]:
         changed_at = _batch.c.changed_at
         grouped = (_batch.c.source, _batch.c.table_name, _batch.c.state)
-        numbers = (func.count(), func.min(changed_at), func.max(changed_at))
-        rows = self._execute(select(*grouped, *numbers).group_by(*grouped).order_by(*grouped))
-        return [BatchTally(row[0], row[1], BatchState(row[2]), row[3], row[4], row[5]) for row in rows]
+        query = select(
+            *grouped,
+            func.count().label("batch_count"),
+            func.min(changed_at).label("longest_since"),
+            func.max(changed_at).label("latest_since"),
+        )
+        return [
+            BatchTally(
+                row.source,
+                row.table_name,
+                BatchState(row.state),
+                row.batch_count,
+                row.longest_since,
+                row.latest_since,
+            )
+            for row in self._execute(query.group_by(*grouped).order_by(*grouped))
+        ]
 
     def batches_to_wake(
         self, *, states: Collection[BatchState], woken_before: datetime, limit: int
