@@ -1,0 +1,1 @@
+"""The control database: one adapter on PostgreSQL, one in memory."""

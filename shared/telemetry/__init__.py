@@ -1,0 +1,1 @@
+"""Logs: one record is one JSON line, and no secret is in it."""
