@@ -111,17 +111,18 @@ class JsonClient:
         self._limits = limits
         self._origin = _require_base(base_url, place)
         self._base_url = base_url.rstrip("/") + "/"
-        self._headers = {"Accept": "application/json"}
+        self._headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            "User-Agent": "esclusa",
+        }
         if token is not None:
             if not (token.isascii() and token.isprintable() and " " not in token):
                 raise ConfigurationError(f"{place}: the token should be of printable ASCII without spaces")
             self._headers["Authorization"] = f"Bearer {token}"
+        # No session of `requests`: it would take proxies and credentials from the environment, keep cookies, and
+        # look at redirects by itself.
         self._adapter = _CuttableAdapter()
-        self._session = requests.Session()
-        # Neither proxies nor the credentials of a .netrc: the environment must not say where a token goes.
-        self._session.trust_env = False
-        self._session.mount("http://", self._adapter)
-        self._session.mount("https://", self._adapter)
         self._deadline = time.monotonic() + limits.total_timeout_seconds
         self._next_request_at = 0.0
         self._received_bytes = 0
@@ -130,7 +131,7 @@ class JsonClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.close()
+        self._adapter.close()
         self._adapter.forget()
 
     def url_of(self, path: str) -> str:
@@ -211,9 +212,7 @@ class JsonClient:
     def _send(self, method: str, url: str, parameters: Mapping[str, str]) -> Iterator[requests.Response]:
         """Send a request, and cut the connection if it is not answered and read in time."""
         try:
-            request = self._session.prepare_request(
-                requests.Request(method, url, params=dict(parameters), headers=self._headers)
-            )
+            request = requests.Request(method, url, params=dict(parameters), headers=self._headers).prepare()
         except (requests.RequestException, ValueError):
             raise self._invalid("a link is no URL") from None
         self._require_origin(request.url or "")
@@ -226,10 +225,9 @@ class JsonClient:
         watch.daemon = True
         watch.start()
         try:
-            with self._session.send(
+            with self._adapter.send(
                 request,
                 stream=True,
-                allow_redirects=False,
                 timeout=(min(self._limits.connect_timeout_seconds, timeout_seconds), timeout_seconds),
             ) as response:
                 yield response
