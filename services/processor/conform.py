@@ -75,9 +75,7 @@ def conform(block: TextBlock, *, contract: TableContract) -> Conformed:
 # ---- types -------------------------------------------------------------------------------------------------
 
 
-def typed_column(  # noqa: PLR0911  a line for each kind
-    text: pl.Expr, column_type: ColumnType
-) -> pl.Expr:
+def typed_column(text: pl.Expr, column_type: ColumnType) -> pl.Expr:
     """Return the conversion of a text column: NULL where the text is NULL, or cannot become the type unchanged."""
     match column_type.kind:
         case ColumnKind.STRING:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from shared.domain.contracts import ColumnKind, ColumnType, TableContract
 
-#: Zstandard's own default is 3; 1 is a tenth faster and hardly larger (measured on lineitem).
-COMPRESSION_LEVEL = 1
+#: Zstandard's own default. Level 1 makes files 7 % longer and saves no CPU time that could be measured.
+COMPRESSION_LEVEL = 3
 
 _ARROW_TYPES = {
     ColumnKind.STRING: pa.large_string(),

@@ -171,6 +171,29 @@ def test_what_does_not_end_as_parquet_is_unreadable(mangle):
     assert str(AT) in caught.value.detail
 
 
+@pytest.mark.parametrize("mangle", [_length_beyond_the_file, _length_in_gigabytes])
+def test_a_footer_that_claims_too_much_is_not_read(mangle):
+    with pytest.raises(Refused, match=r"its footer claims \d+ bytes, at most \d+ are possible"):
+        read(mangle(parquet()))
+
+
+def test_a_footer_that_contradicts_itself_is_unreadable():
+    body = parquet(record_count=3)
+    details = []
+    # Somewhere there the number 3 stands twice, as Thrift writes it: for the file and for its row group.
+    for position in range(len(body) - 8 - int.from_bytes(body[-8:-4], "little"), len(body) - 8):
+        if body[position] == 6:
+            with suppress(Refused):
+                assert read(body[:position] + b"\x08" + body[position + 1 :]).record_count == 3
+                continue
+            with pytest.raises(Refused) as caught:
+                read(body[:position] + b"\x08" + body[position + 1 :])
+            details.append(type(caught.value.__cause__).__name__ + str(caught.value.__cause__))
+
+    assert "ValueErrorthe file counts 4 records, its row groups 3" in details
+    assert "ValueErrorthe file counts 3 records, its row groups 4" in details
+
+
 @given(st.data())
 def test_a_damaged_footer_is_refused_or_reads_as_something_but_never_breaks_the_gate(data):
     body = bytearray(DAMAGEABLE)

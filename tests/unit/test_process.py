@@ -409,6 +409,18 @@ def test_without_a_cursor_the_last_row_of_a_key_stays():
     assert rows == [(1, "x", "other"), (1, "", "last")]
 
 
+def test_replaced_rows_are_found_in_any_row_group_and_part():
+    scene = Scene(table(column("id", "int64"), column("v", "int64"), key=["id"]))
+    scene.add_rows(*[[str(number), "1"] for number in range(100)])
+    scene.add_rows(*[[str(number), "2"] for number in range(1, 100, 3)])
+
+    result = scene.process(block_size_in_bytes=40, target_file_size_in_bytes=100)
+
+    expected = [(number, 1) for number in range(100) if number % 3 != 1]
+    assert len(result.files) > 1
+    assert scene.rows_of(result) == expected + [(number, 2) for number in range(1, 100, 3)]
+
+
 def test_without_a_key_equal_rows_all_stay():
     scene = Scene(table(column("v")))
     scene.add_rows(["same"], ["same"], [None], [None])
@@ -441,7 +453,7 @@ def test_latest_by_key_is_what_a_dictionary_would_say(versions, rows_per_partiti
     result = scene.process(
         transform=PolarsTransform(rows_per_partition=rows_per_partition),
         block_size_in_bytes=block_size,
-        target_file_size_in_bytes=2000,
+        target_file_size_in_bytes=300,
     )
 
     found = [int(row[1]) for row in scene.rows_of(result)]

@@ -111,6 +111,7 @@ def test_another_header_is_refused(tmp_path, body):
         pytest.param(b"a,b\nc,d\n", id="a record too many"),
         pytest.param(b"", id="a record too few"),
         pytest.param(b"a,b", id="a record without its end"),
+        pytest.param(b"a,b\nc", id="something after the last record"),
         pytest.param(b'a,"b\n', id="an open quote"),
         pytest.param(b"a\n", id="a missing field"),
         pytest.param(b"a,b,c\n", id="a surplus field"),
