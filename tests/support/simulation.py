@@ -53,8 +53,9 @@ from shared.domain.files import (
     final_key,
     raw_key,
 )
+from shared.domain.reasons import Reason
 from shared.domain.windows import Schedule, due_windows
-from shared.errors import Unavailable
+from shared.errors import Refused, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.messages import (
@@ -380,7 +381,10 @@ class World:
     def process(self, assignment: Assignment) -> StageResult:
         rows = []
         for file in assignment.files:
-            lines = self.store.read(file.location).decode().splitlines()
+            body = self.store.read(file.location)
+            if hashlib.sha256(body).hexdigest() != file.sha256:
+                raise Refused(Reason.CHECKSUM_MISMATCH, f"{file.location} was altered")
+            lines = body.decode().splitlines()
             rows += [Row.parse(line) for line in lines[1:]]
         assert len(rows) == assignment.batch.counts[Count.ROWS_WRITTEN]
         latest: dict[int, Row] = {}
