@@ -1,0 +1,149 @@
+"""What `esclusa check` looks at, one thing after the other. What fails keeps nothing else from being looked at."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.context import Connections
+from shared.errors import ConfigurationError, EsclusaError
+from shared.ports import QueueName
+
+if TYPE_CHECKING:
+    from shared.catalog import Catalog, Source
+    from shared.fleet import Fleet
+    from shared.ports import QueueInspector, SecretStore
+
+QUERY_SECONDS = 10.0
+
+
+class Verdict(StrEnum):
+    """What a look came to."""
+
+    OK = "ok"
+    #: Allowed, and perhaps not meant.
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    #: `file`, `secret`, `table`, `settings`, `ledger`, `bucket`, `queue` or `warehouse`.
+    kind: str
+    subject: str
+    verdict: Verdict
+    detail: str = ""
+
+
+def run_checks(directory: Path, *, only: str | None, connections: Connections) -> Iterator[Check]:
+    """
+    Look at files, secrets, sources, ledger, buckets, queues and warehouse, of one source or of all.
+
+    Raises:
+        ConfigurationError: if there is no file of the source asked for.
+    """
+    from shared.catalog import read_sources
+
+    catalog = read_sources(directory)
+    sources = _chosen(catalog, only)
+    yield from _check_files(catalog, sources, only=only)
+    try:
+        fleet = connections.fleet()
+    except EsclusaError as error:
+        yield Check("settings", "fleet", Verdict.FAILED, str(error))
+        yield from _check_sources(sources, connections.secrets())
+        return
+    yield from _check_sources(sources, fleet.secrets)
+    yield _tried("ledger", "control database", partial(_ledger_revision, fleet))
+    for source in sources:
+        bucket = fleet.settings.bucket(source.name)
+        yield _tried("bucket", bucket, partial(_look_into_bucket, fleet, bucket))
+    yield from _check_queues(fleet, connections)
+    yield _tried("warehouse", "warehouse", partial(_ask_warehouse, fleet, connections))
+
+
+def _chosen(catalog: "Catalog", only: str | None) -> Sequence["Source"]:
+    if only is None:
+        return catalog.sources
+    if any(Path(problem.file).stem == only for problem in catalog.problems):
+        return ()
+    return [catalog.source(only)]
+
+
+def _check_files(catalog: "Catalog", sources: Sequence["Source"], *, only: str | None) -> Iterator[Check]:
+    for source in sources:
+        yield Check("file", str(source.file), Verdict.OK, f"{len(source.tables)} tables")
+    for verdict, problems in ((Verdict.WARNING, catalog.warnings), (Verdict.FAILED, catalog.problems)):
+        for problem in problems:
+            if only in {None, Path(problem.file).stem}:
+                where = f"{problem.file}:{problem.line}" if problem.line else problem.file
+                yield Check("file", where, verdict, str(problem).removeprefix(where).lstrip(": "))
+
+
+def _check_sources(sources: Sequence["Source"], secrets: "SecretStore") -> Iterator[Check]:
+    references = dict.fromkeys(reference for source in sources for reference in source.references())
+    for reference in references:
+        yield _tried("secret", reference, partial(_resolve, secrets, reference))
+    for source in sources:
+        yield from _check_tables(source, secrets)
+
+
+def _resolve(secrets: "SecretStore", reference: str) -> str:
+    secrets.resolve(reference)
+    return ""
+
+
+def _check_tables(source: "Source", secrets: "SecretStore") -> Iterator[Check]:
+    from services.extractor.readers import open_reader
+
+    for contract in source.contracts():
+        with open_reader(contract, secrets=secrets) as reader:
+            for finding in reader.check():
+                verdict = Verdict.OK if finding.is_ok else Verdict.FAILED
+                yield Check("table", finding.subject, verdict, finding.detail)
+
+
+def _ledger_revision(fleet: "Fleet") -> str:
+    from infra.migrations import current, newest
+
+    found, expected = current(fleet.secrets.resolve(fleet.settings.ledger_dsn)), newest()
+    if found != expected:
+        raise ConfigurationError(
+            f"expected the tables of revision {expected}, found {found or 'none'}; migrate it, or run the version "
+            "of Esclusa that it was migrated for"
+        )
+    return f"revision {found}"
+
+
+def _look_into_bucket(fleet: "Fleet", bucket: str) -> str:
+    next(iter(fleet.store.list(bucket, "tmp/")), None)
+    return ""
+
+
+def _check_queues(fleet: "Fleet", connections: Connections) -> Iterator[Check]:
+    inspector = connections.queues(fleet)
+    for queue in QueueName:
+        yield _tried("queue", queue, partial(_look_into_queue, inspector, queue))
+
+
+def _look_into_queue(inspector: "QueueInspector", queue: QueueName) -> str:
+    inspector.depth(queue)
+    dead = inspector.depth(queue, dead_letters=True)
+    return f"{dead.visible} dead letters" if dead.visible else ""
+
+
+def _ask_warehouse(fleet: "Fleet", connections: Connections) -> str:
+    connections.warehouse(fleet).query("SELECT 1", row_limit=1, timeout_seconds=QUERY_SECONDS)
+    return ""
+
+
+def _tried(kind: str, subject: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(kind, subject, Verdict.OK, look())
+    except EsclusaError as error:
+        # The subject stands before it already.
+        return Check(kind, subject, Verdict.FAILED, str(error).removeprefix(f"{subject}: "))

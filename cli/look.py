@@ -1,0 +1,481 @@
+"""Commands that look and change nothing: status, files, why, queues, query."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.context import JsonOption, SourceFilter, connections_of
+from cli.explain import CURES, cure, next_step
+from cli.output import (
+    NotFound,
+    exit_code_of,
+    heading,
+    number,
+    print_json,
+    print_section,
+    print_table,
+    remark,
+    tell_error,
+    text_of,
+    whole,
+)
+from shared.domain.batches import (
+    HELD_STATES,
+    STATES_AT_REST,
+    Attempt,
+    Batch,
+    BatchEvent,
+    BatchState,
+)
+from shared.domain.contracts import MaskEvidence
+from shared.domain.files import Area, DataFile, FileStatus, Location, ParsedKey, quarantine_key
+from shared.errors import ConfigurationError, EsclusaError
+from shared.ports import BatchTally, Ledger, LedgerTransaction, QueueName
+
+if TYPE_CHECKING:
+    from shared.fleet import Fleet
+    from shared.ports import QueueInspector
+
+# ---- status ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TableStatus:
+    """Where a table stands."""
+
+    source: str
+    table: str
+    contract_version: int | None = None
+    planned_until: datetime | None = None
+    batches: dict[BatchState, int] = field(default_factory=dict)
+    last_published_at: datetime | None = None
+    #: When the batch that waits longest in its state entered it.
+    waiting_since: datetime | None = None
+
+    def count(self, tally: BatchTally) -> None:
+        """Take in the batches of one state."""
+        self.batches[tally.state] = tally.count
+        if tally.state is BatchState.PUBLISHED:
+            self.last_published_at = tally.latest_since
+        elif tally.state not in STATES_AT_REST:
+            self.waiting_since = min(self.waiting_since or tally.longest_since, tally.longest_since)
+
+
+def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOption = False) -> None:
+    """
+    Show per table how many batches stand in each state, up to where it is planned, and when it was last published.
+
+    Times are in UTC.
+    """
+    fleet = connections_of(context).fleet()
+    tables = [table for table in _table_statuses(fleet.ledger) if source in {None, table.source}]
+    if source is not None and not tables:
+        raise NotFound(
+            f"source {source!r}: the ledger knows no table of it; `esclusa enqueue` plans the first"
+        )
+    with fleet.ledger.transaction() as tx:
+        pending, now = tx.pending_message_count(), tx.now()
+    if as_json:
+        print_json(
+            {"at": now, "outbox_message_count": pending, "tables": [asdict(table) for table in tables]}
+        )
+        return
+    headings = [whole("table"), number("contract"), heading("batches"), whole("planned until")]
+    print_table(
+        [*headings, whole("last published"), whole("longest wait since")],
+        [
+            (
+                f"{table.source}.{table.table}",
+                table.contract_version,
+                _counts_text(table.batches),
+                _seconds(table.planned_until),
+                _seconds(table.last_published_at),
+                _seconds(table.waiting_since),
+            )
+            for table in tables
+        ],
+        none="no tables yet: `esclusa enqueue` plans the first batches",
+    )
+    typer.echo(f"outbox: {pending} messages to send")
+    if held := sum(table.batches.get(state, 0) for table in tables for state in HELD_STATES):
+        typer.echo(f"held: {held} batches need a person; `esclusa why BATCH` tells what cures one:")
+        for batch in _held_batches(fleet.ledger, source=source):
+            typer.echo(
+                f"  {batch.id}  {batch.source}.{text_of(batch.table)}  {batch.state}  {batch.reason or ''}"
+            )
+
+
+MAX_HELD_SHOWN = 10
+
+
+def _table_statuses(ledger: Ledger) -> list[TableStatus]:
+    found: dict[tuple[str, str], TableStatus] = {}
+    with ledger.transaction() as tx:
+        for version in tx.latest_contracts():
+            name = version.contract.source, version.contract.table
+            found[name] = TableStatus(*name, contract_version=version.version)
+        for tally in tx.batch_tallies():
+            name = tally.source, tally.table
+            found.setdefault(name, TableStatus(*name)).count(tally)
+    for table in found.values():
+        # One transaction each: reading a watermark keeps the table's planner waiting until it ends.
+        with ledger.transaction() as tx:
+            table.planned_until = tx.watermark(table.source, table.table)
+    return [found[name] for name in sorted(found)]
+
+
+def _held_batches(ledger: Ledger, *, source: str | None) -> list[Batch]:
+    with ledger.transaction() as tx:
+        return tx.batches(source=source, states=HELD_STATES, limit=MAX_HELD_SHOWN, newest_first=True)
+
+
+def _counts_text(batches: Mapping[BatchState, int]) -> str:
+    return ", ".join(f"{batches[state]} {state}" for state in BatchState if state in batches)
+
+
+def _seconds(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(microsecond=0)
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def files(
+    context: typer.Context,
+    source: SourceFilter = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="NAME", help="Only files of this table.")
+    ] = None,
+    area: Annotated[
+        list[Area] | None, typer.Option("--area", help="Only files in this area. Repeatable.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="ID", help="Only files of this batch.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many files.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    List files with what the ledger knows of them, the last recorded first.
+
+    Deleted ones too, for rows of the ledger stay. Objects that no batch wrote are listed unless --table or
+    --batch is given.
+    """
+    fleet = connections_of(context).fleet()
+    with fleet.ledger.transaction() as tx:
+        if batch is not None and tx.batch(batch) is None:
+            raise NotFound(f"batch {batch!r}: the ledger holds none of that id")
+        found = tx.files(
+            batch_id=batch,
+            areas=area or None,
+            bucket=None if source is None else fleet.settings.bucket(source),
+            table=table,
+            newest_first=True,
+            limit=limit + 1,
+        )
+    is_cut, found = len(found) > limit, found[:limit]
+    if as_json:
+        print_json({"is_cut": is_cut, "files": [_file_document(file) for file in found]})
+        return
+    _print_files(found)
+    if is_cut:
+        remark(f"there are more than {limit}: narrow the search, or raise --limit")
+
+
+def _print_files(found: Sequence[DataFile]) -> None:
+    print_table(
+        [
+            *(whole("recorded"), heading("area"), heading("status"), heading("reason"), number("records")),
+            *(number("bytes"), whole("object"), whole("batch"), whole("deleted"), heading("detail")),
+        ],
+        [
+            (
+                _seconds(file.recorded_at),
+                file.area,
+                file.status,
+                file.reason,
+                file.record_count,
+                file.file_size_in_bytes,
+                file.location,
+                file.batch_id,
+                _seconds(file.deleted_at),
+                file.detail,
+            )
+            for file in found
+        ],
+        none="no files",
+    )
+
+
+def _file_document(file: DataFile) -> dict[str, object]:
+    document = asdict(file)
+    location = document.pop("location")
+    return {"bucket": location["bucket"], "key": location["key"], **document}
+
+
+# ---- why ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything the ledger knows of a batch."""
+
+    batch: Batch
+    history: Sequence[BatchEvent]
+    attempts: Sequence[Attempt]
+    files: Sequence[DataFile]
+    masks: Sequence[MaskEvidence]
+    next: str
+    cure: str | None
+
+
+def why(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(metavar="BATCH|FILE", help="A batch's id, s3://bucket/key, or a key alone.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Tell everything about a batch, or about a file and its batch: history, attempts, files, masks.
+
+    And what happens next, and what cures it if it is held.
+    """
+    fleet = connections_of(context).fleet()
+    with fleet.ledger.transaction() as tx:
+        file = None
+        batch = tx.batch(target)
+        if batch is None:
+            file = _find_file(tx, target, fleet=fleet)
+            batch = tx.batch(file.batch_id) if file.batch_id else None
+        story = _tell(tx, batch) if batch else None
+    if as_json:
+        print_json({**_story_document(story), "file": _file_document(file) if file else None})
+        return
+    if file is not None:
+        _print_file(file)
+    if story is not None:
+        _print_story(story)
+
+
+def _find_file(tx: LedgerTransaction, target: str, *, fleet: "Fleet") -> DataFile:
+    for location in _places(tx, target, fleet=fleet):
+        if (file := tx.file(location)) is not None:
+            return file
+    raise NotFound(
+        f"{target!r}: expected the id of a batch (b and 24 hexadecimal digits) or a file of the ledger "
+        "(s3://bucket/key or a key), found neither; `esclusa files` lists files"
+    )
+
+
+def _places(tx: LedgerTransaction, target: str, *, fleet: "Fleet") -> list[Location]:
+    if target.startswith("s3://"):
+        bucket, _, key = target.removeprefix("s3://").partition("/")
+        return [Location(bucket, key)]
+    parsed = ParsedKey.of(target)
+    batch = tx.batch(parsed.batch_id) if parsed else None
+    if batch is not None:
+        return [Location(batch.bucket, target)]
+    sources = dict.fromkeys(version.contract.source for version in tx.latest_contracts())
+    return [Location(fleet.settings.bucket(source), target) for source in sources]
+
+
+def _tell(tx: LedgerTransaction, batch: Batch) -> Story:
+    attempts = tx.attempts(batch.id)
+    return Story(
+        batch=batch,
+        history=tx.events(batch.id),
+        attempts=attempts,
+        files=tx.files(batch_id=batch.id),
+        masks=tx.mask_evidence(batch.id),
+        next=next_step(batch, attempts, now=tx.now()),
+        cure=cure(batch),
+    )
+
+
+def _story_document(story: Story | None) -> dict[str, object]:
+    if story is None:
+        return {
+            "batch": None,
+            "history": [],
+            "attempts": [],
+            "files": [],
+            "masks": [],
+            "next": None,
+            "cure": None,
+        }
+    return {**asdict(story), "files": [_file_document(file) for file in story.files]}
+
+
+def _print_file(file: DataFile) -> None:
+    print_section(f"file {text_of(file.location)}")
+    facts: dict[str, object] = {
+        "area": file.area,
+        "status": file.status,
+        "reason": file.reason,
+        "detail": file.detail,
+        "records": file.record_count,
+        "bytes": file.file_size_in_bytes,
+        "sha256": file.sha256,
+        "recorded": file.recorded_at,
+        "checked": file.checked_at,
+        "deleted": file.deleted_at,
+    }
+    if file.batch_id is None:
+        aside = Location(file.location.bucket, quarantine_key(file.location.key, sha256=file.sha256))
+        facts["written by"] = "no attempt that the ledger knows"
+        facts["set aside as"] = aside if file.deleted_at else f"{aside}, as soon as the cleaner comes by"
+    if file.status is FileStatus.INCORRECT and file.reason is not None:
+        facts["cure"] = CURES[file.reason]
+    _print_facts(facts)
+
+
+def _print_story(story: Story) -> None:
+    batch = story.batch
+    print_section(f"batch {batch.id}")
+    facts: dict[str, object] = {
+        "table": f"{batch.source}.{batch.table}",
+        "window": f"{text_of(batch.window.start) or 'the beginning'} to {text_of(batch.window.end)}",
+        "contract": f"version {batch.contract_version}",
+        "bucket": batch.bucket,
+        "state": f"{batch.state} since {text_of(batch.changed_at)}",
+        "reason": batch.reason,
+        "detail": batch.detail,
+        "counts": ", ".join(f"{name} {count}" for name, count in batch.counts.items()),
+        "next": story.next,
+        "cure": story.cure,
+    }
+    _print_facts(facts)
+    print_section("history")
+    print_table(
+        [whole("at"), heading("from"), heading("to"), heading("by"), heading("reason"), heading("detail")],
+        [(e.at, e.from_state, e.to_state, e.actor, e.reason, e.detail) for e in story.history],
+        none="none",
+    )
+    print_section("attempts")
+    print_table(
+        [
+            *(heading("stage"), number("number"), heading("state"), whole("claimed"), whole("lease until")),
+            *(whole("ended"), heading("worker"), heading("reason"), heading("detail")),
+        ],
+        [
+            (
+                a.stage,
+                a.number,
+                a.state,
+                a.claimed_at,
+                a.lease_until,
+                a.ended_at,
+                a.worker,
+                a.reason,
+                a.detail,
+            )
+            for a in story.attempts
+        ],
+        none="none yet",
+    )
+    print_section("files")
+    _print_files(story.files)
+    print_section("masks")
+    print_table(
+        [number("attempt"), heading("column"), heading("mask"), heading("key"), number("values masked")],
+        [(m.attempt, m.column, m.mask, m.key_id, m.masked_value_count) for m in story.masks],
+        none="no evidence: no attempt of extract succeeded yet, or every column is kept",
+    )
+
+
+def _print_facts(facts: Mapping[str, object]) -> None:
+    for name, value in facts.items():
+        if value not in {None, ""}:
+            typer.echo(f"{name + ':':<14} {text_of(value)}")
+
+
+# ---- queues ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLine:
+    """How full a queue and its dead-letter queue are; None what could not be seen."""
+
+    queue: QueueName
+    visible: int | None = None
+    in_flight: int | None = None
+    delayed: int | None = None
+    dead_letters: int | None = None
+    error: str | None = None
+
+
+def queues(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Show how many messages each queue and its dead-letter queue hold. The numbers of SQS are approximate."""
+    connections = connections_of(context)
+    inspector = connections.queues(connections.fleet())
+    lines, errors = [], []
+    for queue in QueueName:
+        try:
+            lines.append(_look_into(inspector, queue))
+        except EsclusaError as error:
+            errors.append(error)
+            lines.append(QueueLine(queue, error=str(error)))
+    if as_json:
+        print_json({"queues": [asdict(line) for line in lines]})
+    else:
+        print_table(
+            [
+                heading("queue"),
+                *(number(name) for name in ("visible", "in flight", "delayed", "dead letters")),
+            ],
+            [(line.queue, line.visible, line.in_flight, line.delayed, line.dead_letters) for line in lines],
+            none="no queues",
+        )
+    for trouble in errors:
+        tell_error(trouble)
+    if errors:
+        raise typer.Exit(max(map(exit_code_of, errors)))
+
+
+def _look_into(inspector: "QueueInspector", queue: QueueName) -> QueueLine:
+    depth = inspector.depth(queue)
+    dead = inspector.depth(queue, dead_letters=True)
+    dead_letters = dead.visible + dead.in_flight + dead.delayed
+    return QueueLine(queue, depth.visible, depth.in_flight, depth.delayed, dead_letters)
+
+
+# ---- query -------------------------------------------------------------------------------------------------
+
+
+def query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows.")] = 100,
+    timeout_seconds: Annotated[
+        float,
+        typer.Option("--timeout", min=0.1, metavar="SECONDS", help="The warehouse gives up after so long."),
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Ask the warehouse, as an analyst would. The statement can change nothing.
+
+    Tables are named SOURCE.TABLE. In the table NULL looks like the text NULL; --json tells them apart.
+    """
+    connections = connections_of(context)
+    warehouse = connections.warehouse(connections.fleet())
+    from services.publisher.warehouse import QueryFailed
+
+    try:
+        answer = warehouse.query(sql, row_limit=limit, timeout_seconds=timeout_seconds)
+    except QueryFailed as error:
+        raise ConfigurationError(f"the warehouse refused the statement: {error}") from error
+    if as_json:
+        print_json({"columns": answer.columns, "rows": answer.rows, "is_cut": answer.is_cut})
+        return
+    print_table(
+        [whole(text_of(column)) for column in answer.columns],
+        [["NULL" if value is None else value for value in row] for row in answer.rows],
+        none=f"no rows ({', '.join(text_of(column) for column in answer.columns)})",
+    )
+    if answer.is_cut:
+        remark(f"there are more than {limit} rows: raise --limit")

@@ -1,0 +1,84 @@
+"""
+The command `esclusa`: `main` is what the shell runs.
+
+Commands import what they need when they run, so that `--help` costs neither database drivers nor AWS clients.
+"""
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import local, look, plan, sources
+from cli.context import JsonOption
+from cli.output import errors_told, print_json
+
+EPILOG = """
+Settings are environment variables (docs/settings.md). If ESCLUSA_LEDGER_DSN is not set and the embedded stack of
+ESCLUSA_HOME was brought up with `esclusa up`, all settings are those of that stack.
+
+Exit codes: 0 everything is as it should be. 1 something about the data or the batches is wrong: a check failed, a
+source was not enqueued. 2 the command line, a setting or a source file is wrong. 3 the ledger, a queue, a bucket,
+the warehouse or a source does not answer. 4 there is no such batch, file or source. 130 interrupted.
+"""
+
+
+app = typer.Typer(
+    name="esclusa",
+    help="Moves micro-batches of rows from databases and CRMs, masked and checked, to tables for analysts.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    # Its tracebacks show local variables: rows and secrets.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def configure(
+    is_verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Write log records, one JSON line each, to standard error."),
+    ] = False,
+) -> None:
+    """Prepare what every command needs."""
+    from shared.telemetry.logs import configure_logging
+
+    # Standard output belongs to the data. What went wrong is told by the command itself.
+    configure_logging("cli", level="INFO" if is_verbose else "CRITICAL", stream=sys.stderr)
+
+
+def version(as_json: JsonOption = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    found = version_of("esclusa")
+    if as_json:
+        print_json({"version": found})
+    else:
+        typer.echo(f"esclusa {found}")
+
+
+for command in (
+    *(local.up, local.down),
+    *(sources.discover, sources.check, sources.schema),
+    *(plan.enqueue, plan.crontab, plan.replay),
+    *(look.status, look.files, look.why, look.queues, look.query),
+    version,
+):
+    app.command()(errors_told()(command))
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows only ASCII gets everything, written out.
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Commands that plan work: enqueue, crontab, replay."""
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.context import DEFAULT_SOURCES, JsonOption, SourcesOption, connections_of
+from cli.output import (
+    ExitCode,
+    NotDone,
+    NotFound,
+    exit_code_of,
+    heading,
+    number,
+    print_json,
+    print_table,
+    remark,
+    tell_error,
+    text_of,
+    whole,
+)
+from shared.domain.batches import HELD_STATES, Batch, BatchState, batch_id
+from shared.errors import ConfigurationError, EsclusaError
+
+if TYPE_CHECKING:
+    from services.extractor.enqueue import EnqueuedSource
+    from shared.catalog import Catalog, Source
+    from shared.domain.contracts import TableContract
+    from shared.fleet import Fleet
+
+SourceNames = Annotated[
+    list[str] | None, typer.Option("--source", metavar="NAME", help="Only this source. Repeatable.")
+]
+
+# ---- enqueue -----------------------------------------------------------------------------------------------
+
+
+def enqueue(
+    context: typer.Context,
+    source: SourceNames = None,
+    sources: SourcesOption = DEFAULT_SOURCES,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Plan every window that is due and send its batches on their way. This is what cron runs.
+
+    A source that does not answer, or whose file has mistakes, holds up none of the others; the exit code is 1
+    then. Two at once are safe: each batch is planned once.
+    """
+    from services.extractor.enqueue import enqueue as enqueue_sources
+    from shared.catalog import read_sources
+
+    chosen, broken = _choose(read_sources(sources), source)
+    fleet = connections_of(context).fleet()
+    outcomes = enqueue_sources(chosen, fleet=fleet)
+    failed = broken + [(outcome.source, outcome.error) for outcome in outcomes if outcome.error]
+    with fleet.ledger.transaction() as tx:
+        pending = tx.pending_message_count()
+    if as_json:
+        print_json(_enqueued_document(outcomes, failed, pending=pending))
+    else:
+        _print_enqueued(outcomes)
+    for name, error in failed:
+        tell_error(error, about=f"source {name} was not enqueued")
+    if pending:
+        remark(f"{pending} messages wait in the outbox; the next `enqueue` or the sweeper sends them")
+    if failed:
+        raise typer.Exit(ExitCode.PROBLEM)
+
+
+def _choose(
+    catalog: "Catalog", names: Sequence[str] | None
+) -> tuple[list["Source"], list[tuple[str, EsclusaError]]]:
+    """
+    Return the sources to plan, and those whose files have mistakes.
+
+    Raises:
+        ConfigurationError: if a name is none of the catalog's, or there is no sound source file at all.
+    """
+    from shared.catalog import Problem, SourceFilesInvalid
+
+    if not catalog.sources:
+        raise SourceFilesInvalid(catalog.problems)
+    problems: dict[str, list[Problem]] = {}
+    for problem in catalog.problems:
+        problems.setdefault(Path(problem.file).stem, []).append(problem)
+    broken = {name: SourceFilesInvalid(found) for name, found in problems.items()}
+    if not names:
+        return list(catalog.sources), list(broken.items())
+    sound = {source.name for source in catalog.sources}
+    asked = dict.fromkeys(names)
+    return (
+        [catalog.source(name) for name in asked if name in sound or name not in broken],
+        [(name, broken[name]) for name in asked if name in broken and name not in sound],
+    )
+
+
+def _enqueued_document(
+    outcomes: Sequence["EnqueuedSource"], failed: Sequence[tuple[str, EsclusaError]], *, pending: int
+) -> dict[str, object]:
+    errors = {name: str(error) for name, error in failed}
+    tables = {outcome.source: outcome.tables for outcome in outcomes}
+    return {
+        "planned_count": sum(outcome.planned_count for outcome in outcomes),
+        "outbox_message_count": pending,
+        "sources": [
+            {
+                "source": name,
+                "error": errors.get(name),
+                "tables": [
+                    {
+                        "table": table.table,
+                        "contract_version": table.contract_version,
+                        "planned": [
+                            {
+                                "batch_id": batch_id(name, table.table, planned.slot),
+                                "slot": planned.slot,
+                                "start": planned.window.start,
+                                "end": planned.window.end,
+                            }
+                            for planned in table.planned
+                        ],
+                    }
+                    for table in tables.get(name, ())
+                ],
+            }
+            for name in dict.fromkeys([*tables, *errors])
+        ],
+    }
+
+
+def _print_enqueued(outcomes: Sequence["EnqueuedSource"]) -> None:
+    print_table(
+        [whole("table"), number("contract"), number("planned"), whole("from"), whole("to")],
+        [
+            (
+                f"{outcome.source}.{table.table}",
+                table.contract_version,
+                len(table.planned),
+                (table.planned[0].window.start or "the beginning") if table.planned else None,
+                table.planned[-1].window.end if table.planned else None,
+            )
+            for outcome in outcomes
+            for table in outcome.tables
+        ],
+        none="nothing was planned",
+    )
+
+
+# ---- crontab -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CronLine:
+    """One line of a crontab."""
+
+    source: str
+    schedule: str
+    command: str
+    #: The shortest interval of the source's tables.
+    every: timedelta
+    remark: str = ""
+
+
+def crontab(
+    source: SourceNames = None, sources: SourcesOption = DEFAULT_SOURCES, as_json: JsonOption = False
+) -> None:
+    """
+    Print the lines of a crontab that enqueue each source as often as its most frequent table is due.
+
+    They run some minutes behind the full interval: as long as the tables' lag, so that a window is planned as
+    soon as it is closed.
+    """
+    from shared.catalog import SourceFilesInvalid, read_sources
+
+    catalog = read_sources(sources)
+    if catalog.problems:
+        raise SourceFilesInvalid(catalog.problems)
+    lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
+    if as_json:
+        print_json(
+            [
+                {
+                    "source": line.source,
+                    "every_seconds": int(line.every.total_seconds()),
+                    "schedule": line.schedule,
+                    "command": line.command,
+                    "remark": line.remark or None,
+                }
+                for line in lines
+            ]
+        )
+        return
+    typer.echo(
+        "# cron hands over none of your shell's settings: set ESCLUSA_* here, or in the user's environment."
+    )
+    for line in lines:
+        if line.remark:
+            typer.echo(f"# {line.source}: {line.remark}")
+        typer.echo(f"{line.schedule} {line.command}")
+
+
+def cron_line(source: "Source", *, directory: Path) -> CronLine:
+    """Return the line that enqueues a source."""
+    contracts = source.contracts()
+    every = min(contract.schedule.every for contract in contracts)
+    minutes = max(1, int(every.total_seconds() // 60))
+    remark = ""
+    if every < timedelta(minutes=1):
+        remark = f"due every {text_of(every)}, but cron runs at most once a minute; run it in a loop for more"
+    program = shutil.which("esclusa") or "esclusa"
+    words = [program, "enqueue", "--source", source.name, "--sources", str(directory.absolute())]
+    return CronLine(
+        source=source.name,
+        schedule=_schedule(minutes, behind=_minutes_behind(contracts, every=every) % minutes),
+        # cron reads % as the end of the line.
+        command=shlex.join(words).replace("%", r"\%"),
+        every=every,
+        remark=remark,
+    )
+
+
+def _minutes_behind(contracts: Sequence["TableContract"], *, every: timedelta) -> int:
+    lags = [item.cursor.lag for item in contracts if item.cursor and item.schedule.every == every]
+    return -(-max(lags, default=timedelta(0)) // timedelta(minutes=1))
+
+
+def _schedule(minutes: int, *, behind: int) -> str:
+    """
+    Return the five fields of cron for every so many minutes. The pause across the full hour may be shorter.
+
+    >>> _schedule(15, behind=2), _schedule(60, behind=1), _schedule(1, behind=0)
+    ('2-59/15 * * * *', '1 * * * *', '* * * * *')
+    """
+    if minutes >= 60:
+        return f"{behind} * * * *"
+    if minutes == 1:
+        return "* * * * *"
+    return f"{behind}-59/{minutes} * * * *" if behind else f"*/{minutes} * * * *"
+
+
+# ---- replay ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What replaying a batch came to."""
+
+    batch_id: str
+    state: BatchState | None = None
+    contract_version: int | None = None
+    previous_contract_version: int | None = None
+    error: EsclusaError | None = None
+
+
+def replay(
+    context: typer.Context,
+    batches: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Ids of batches that are held.")],
+    note: Annotated[str, typer.Option("--note", help="Why; kept in the batch's history.")] = "",
+    sources: SourcesOption = DEFAULT_SOURCES,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Send quarantined or failed batches on their way again, once the cause is cured.
+
+    They take the newest contract of their table: that of the source file if there is one, else the newest in the
+    ledger. A batch that was refused by the publisher, under the same contract, goes on from final/; any other is
+    extracted again.
+    """
+    from shared.catalog import read_sources
+    from shared.outbox import send_pending
+
+    fleet = connections_of(context).fleet()
+    catalog = read_sources(sources) if sources.is_dir() else None
+    outcomes = [_replay_one(item, fleet=fleet, catalog=catalog, note=note) for item in dict.fromkeys(batches)]
+    send_pending(fleet.ledger, fleet.sender)
+    if as_json:
+        print_json(
+            {
+                "batches": [
+                    {
+                        "batch_id": outcome.batch_id,
+                        "state": outcome.state,
+                        "contract_version": outcome.contract_version,
+                        "previous_contract_version": outcome.previous_contract_version,
+                        "error": None if outcome.error is None else str(outcome.error),
+                    }
+                    for outcome in outcomes
+                ]
+            }
+        )
+    else:
+        print_table(
+            [whole("batch"), heading("state"), number("contract"), number("contract before")],
+            [
+                (item.batch_id, item.state, item.contract_version, item.previous_contract_version)
+                for item in outcomes
+                if item.error is None
+            ],
+            none="nothing was replayed",
+        )
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    for error in errors:
+        tell_error(error)
+    if errors:
+        raise typer.Exit(max(map(exit_code_of, errors)))
+
+
+def _replay_one(target: str, *, fleet: "Fleet", catalog: "Catalog | None", note: str) -> Replayed:
+    from shared import lifecycle
+    from shared.planning import register_contract
+
+    try:
+        with fleet.ledger.transaction() as tx:
+            batch = tx.batch(target, lock=True)
+            if batch is None:
+                raise NotFound(f"batch {target!r}: the ledger holds none of that id")
+            if batch.state not in HELD_STATES:
+                raise NotDone(
+                    f"batch {batch.id}: expected {' or '.join(sorted(HELD_STATES))}, found {batch.state}; "
+                    "only a batch that is held can be replayed"
+                )
+            declared = _declared_contract(batch, catalog)
+            contract = (
+                register_contract(tx, declared) if declared else tx.latest_contract(batch.source, batch.table)
+            )
+            if contract is None:
+                raise NotDone(f"batch {batch.id}: the ledger holds no contract of its table")
+            moved = lifecycle.replay(tx, batch.id, contract=contract, detail=note)
+        state = moved.state if moved else None
+        return Replayed(batch.id, state, contract.version, batch.contract_version)
+    except EsclusaError as error:
+        return Replayed(target, error=error)
+
+
+def _declared_contract(batch: Batch, catalog: "Catalog | None") -> "TableContract | None":
+    """
+    Return the contract of a batch's table as the source files have it; None if they do not know the table.
+
+    Raises:
+        ConfigurationError: if the file of its source has mistakes.
+    """
+    if catalog is None:
+        return None
+    mistakes = [str(problem) for problem in catalog.problems if Path(problem.file).stem == batch.source]
+    if mistakes:
+        raise ConfigurationError("\n".join([f"batch {batch.id} was not replayed:", *mistakes]))
+    for contract in catalog.contracts():
+        if (contract.source, contract.table) == (batch.source, batch.table):
+            return contract
+    return None

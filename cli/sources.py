@@ -1,0 +1,106 @@
+"""Commands about source files: discover, check, schema."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.context import DEFAULT_SOURCES, JsonOption, SourceFilter, SourcesOption, connections_of
+from cli.output import ExitCode, print_json, remark, text_of
+from shared.errors import ConfigurationError
+
+
+def discover(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The name that the source shall have.")],
+    dsn: Annotated[
+        str,
+        typer.Option(
+            "--dsn",
+            metavar="REFERENCE",
+            help="Where the connection string is found: env:NAME, file:PATH, secretsmanager:NAME#FIELD, ssm:NAME.",
+        ),
+    ],
+    schema: Annotated[
+        list[str] | None,
+        typer.Option("--schema", metavar="NAME", help="Only tables of this schema. Repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A new file; else standard output.")
+    ] = None,
+) -> None:
+    """
+    Write the source file of a live PostgreSQL database: every table and column, with its type and fate.
+
+    Columns that look personal, or that nobody can vouch for, are preset to be withheld. Read it, edit the masks,
+    put it into the directory of sources, run `esclusa check`.
+    """
+    from services.extractor.discovery import discover_postgres
+
+    if out is not None and out.exists():
+        raise ConfigurationError(f"{out}: expected a file that is not there yet, found one; name another one")
+    connection_string = connections_of(context).secrets().resolve(dsn)
+    text = discover_postgres(connection_string, source=source, reference=dsn, schemas=schema or None)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    _write_new(out, text)
+    remark(f"{out} was written; edit its masks, then: esclusa check --source {source}")
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def check(
+    context: typer.Context,
+    source: SourceFilter = None,
+    sources: SourcesOption = DEFAULT_SOURCES,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Look at everything that has to be right: files, secrets, sources, ledger, buckets, queues, warehouse.
+
+    Every mistake of the source files is told with file and line. No row is read and nothing is changed. One line
+    each; what fails keeps nothing else from being looked at, and the exit code is 1.
+    """
+    from cli.checks import Check, Verdict, run_checks
+
+    done: list[Check] = []
+    for found in run_checks(sources, only=source, connections=connections_of(context)):
+        done.append(found)
+        if not as_json:
+            detail = f": {text_of(found.detail)}" if found.detail else ""
+            typer.echo(f"{found.verdict:<7} {found.kind:<9} {text_of(found.subject)}{detail}")
+    failed = sum(found.verdict is Verdict.FAILED for found in done)
+    if as_json:
+        print_json({"is_ok": not failed, "checks": [asdict(found) for found in done]})
+    else:
+        typer.echo(_summary(found.verdict for found in done))
+    if failed:
+        raise typer.Exit(ExitCode.PROBLEM)
+
+
+def _summary(verdicts: Iterable[str]) -> str:
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        counts[verdict] = counts.get(verdict, 0) + 1
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def schema(sources: SourcesOption = DEFAULT_SOURCES) -> None:
+    """Write the JSON Schema of source files beside them, for editors."""
+    from shared.catalog import SCHEMA_FILE_NAME, write_json_schema
+
+    file = sources / SCHEMA_FILE_NAME
+    try:
+        write_json_schema(file)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be written: {error.strerror}") from error
+    remark(f"{file} was written")
