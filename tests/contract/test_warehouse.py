@@ -1,0 +1,393 @@
+"""What every warehouse promises, tried on the one in memory and on PostgreSQL."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from support.publish_batches import (
+    APPEND,
+    MERGE,
+    REPLACE,
+    Published,
+    at,
+    column,
+    contract_of,
+    with_files_changed,
+)
+
+from services.publisher.memory import MemoryWarehouse, rows_in
+from services.publisher.postgres import PostgresWarehouse
+from services.publisher.warehouse import LoadResult
+from shared.domain.contracts import MaskKind, PublishMode
+from shared.domain.reasons import Reason
+from shared.errors import LostLease, Refused
+from shared.object_store.memory import MemoryObjectStore
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def published(request: pytest.FixtureRequest) -> Iterator[Published]:
+    store = MemoryObjectStore()
+    if request.param == "memory":
+        yield Published(MemoryWarehouse(rows_in(store)), store)
+    else:
+        dsn = request.getfixturevalue("fresh_database")
+        yield Published(PostgresWarehouse(dsn, store=store), store, dsn)
+
+
+ANNA, BERT = (1, "Anna", at(1)), (2, "Bert", at(2))
+MODES = pytest.mark.parametrize("contract", [APPEND, MERGE, REPLACE], ids=["append", "merge", "replace"])
+
+
+@MODES
+def test_every_row_of_a_batch_arrives(published, contract):
+    result = published.load([ANNA, BERT], contract)
+
+    assert published.rows() == [ANNA, BERT]
+    assert result == LoadResult(rows_staged=2, rows_inserted=2)
+    assert published.warehouse.row_count("shop", "orders") == 2
+
+
+@MODES
+def test_loading_a_batch_again_changes_nothing_and_tells_the_same_counts(published, contract):
+    first = published.load([ANNA, BERT], contract)
+
+    again = published.load([ANNA, BERT], contract, attempt=2)
+
+    assert again == replace(first, was_loaded_before=True)
+    assert published.rows() == [ANNA, BERT]
+
+
+@MODES
+def test_a_replay_with_other_files_takes_the_place_of_the_first_load(published, contract):
+    published.load([ANNA, BERT], contract)
+    berta = (2, "Berta", at(2))
+
+    published.load([ANNA, berta], contract, attempt=2, process_attempt=2)
+
+    assert published.rows() == [ANNA, berta]
+
+
+@MODES
+def test_an_attempt_that_was_overtaken_changes_nothing(published, contract):
+    published.load([ANNA, BERT], contract, attempt=3, process_attempt=2)
+
+    with pytest.raises(LostLease):
+        published.load([(1, "Zombie", at(3))], contract, attempt=2, process_attempt=1)
+
+    assert published.rows() == [ANNA, BERT]
+
+
+@MODES
+def test_files_that_hold_fewer_rows_than_the_ledger_says_are_refused(published, contract):
+    load = with_files_changed(published.batch([ANNA, BERT], contract), record_count=2)
+
+    with pytest.raises(Refused) as refusal:
+        published.warehouse.load(load)
+
+    assert refusal.value.reason is Reason.PROOF_FAILED
+    assert "expected 3, found 2" in refusal.value.detail
+    with pytest.raises(KeyError):
+        published.warehouse.row_count("shop", "orders")
+
+
+@MODES
+def test_a_file_that_was_changed_after_its_gate_is_refused(published, contract):
+    load = published.batch([ANNA, BERT], contract)
+    published.store.overwrite(load.files[1].location, b"PAR1 something else PAR1")
+
+    with pytest.raises(Refused) as refusal:
+        published.warehouse.load(load)
+
+    assert refusal.value.reason is Reason.CHECKSUM_MISMATCH
+
+
+@MODES
+def test_a_file_that_is_gone_is_refused(published, contract):
+    load = published.batch([ANNA, BERT], contract)
+    published.store.delete(load.files[1].location)
+
+    with pytest.raises(Refused) as refusal:
+        published.warehouse.load(load)
+
+    assert refusal.value.reason is Reason.OBJECT_MISSING
+
+
+@MODES
+def test_a_file_with_other_columns_than_the_contract_is_refused(published, contract):
+    load = published.batch([ANNA], contract)
+    renamed = replace(
+        contract, columns=(*contract.columns[:2], column("altered", "timestamptz")), cursor=None
+    )
+
+    with pytest.raises(Refused) as refusal:
+        published.warehouse.load(replace(load, contract=renamed))
+
+    assert refusal.value.reason is Reason.FOOTER_MISMATCH
+
+
+def test_append_adds_the_rows_of_each_batch(published):
+    published.load([ANNA], APPEND, quarter=1)
+    published.load([ANNA, BERT], APPEND, quarter=2)
+
+    assert published.rows() == [ANNA, ANNA, BERT]
+
+
+def test_a_replay_of_an_append_leaves_the_other_batches_alone(published):
+    published.load([ANNA], APPEND, quarter=1)
+    published.load([ANNA, BERT], APPEND, quarter=2)
+
+    published.load([BERT], APPEND, quarter=2, attempt=2, process_attempt=2)
+
+    assert published.rows() == [ANNA, BERT]
+
+
+def test_merge_counts_what_is_new_changed_and_the_same(published):
+    published.load([ANNA, BERT], quarter=1)
+
+    result = published.load([(1, "Anne", at(16)), BERT, (3, "Cleo", at(17))], quarter=2)
+
+    assert result == LoadResult(rows_staged=3, rows_inserted=1, rows_updated=1, rows_unchanged=1)
+    assert published.rows() == [(1, "Anne", at(16)), BERT, (3, "Cleo", at(17))]
+
+
+def test_an_old_batch_never_overwrites_newer_rows(published):
+    newer = (1, "Anne", at(16))
+    published.load([newer], quarter=2)
+
+    result = published.load([ANNA, BERT], quarter=1)
+
+    assert result == LoadResult(rows_staged=2, rows_inserted=1, rows_unchanged=1)
+    assert published.rows() == [newer, BERT]
+
+
+def test_of_equal_cursors_the_later_window_wins_in_any_order(published):
+    read_later = (1, "read later", at(1))
+    published.load([read_later], quarter=2)
+
+    published.load([(1, "read earlier", at(1))], quarter=1)
+
+    assert published.rows() == [read_later]
+
+
+def test_a_row_read_again_unchanged_still_counts_as_read_later(published):
+    published.load([ANNA], quarter=1)
+    published.load([ANNA], quarter=3)
+
+    published.load([(1, "read between", at(1))], quarter=2)
+
+    assert published.rows() == [ANNA]
+
+
+def test_without_a_cursor_the_later_window_wins(published):
+    contract = contract_of(cursor=None)
+    published.load([ANNA], contract, quarter=2)
+
+    published.load([(1, "older", at(9)), BERT], contract, quarter=1)
+
+    assert published.rows() == [ANNA, BERT]
+
+
+@pytest.mark.parametrize("contract", [MERGE, REPLACE], ids=["merge", "replace"])
+def test_of_duplicates_in_a_batch_the_latest_stays(published, contract):
+    late, early = (1, "late", at(5)), (1, "early", at(4))
+
+    result = published.load([late, early, BERT, BERT], contract)
+
+    assert published.rows() == [late, BERT]
+    assert result == LoadResult(rows_staged=4, rows_inserted=2, rows_unchanged=2)
+
+
+def test_of_duplicates_with_one_cursor_the_last_in_the_files_stays(published):
+    published.load([(1, "first", at(1)), (1, "second", at(1)), (1, "third", at(1))])
+
+    assert published.rows() == [(1, "third", at(1))]
+
+
+def test_keys_of_several_columns_find_their_rows(published):
+    contract = contract_of(column("a", "int32"), column("b"), column("c"), key=("a", "b"), cursor=None)
+    published.load([(1, "x", "old"), (1, "y", "old"), (2, "x", "old")], contract, quarter=1)
+
+    published.load([(1, "y", "new")], contract, quarter=2)
+
+    assert published.rows() == [(1, "x", "old"), (1, "y", "new"), (2, "x", "old")]
+
+
+def test_null_and_empty_and_the_word_null_stay_three_values_when_merged(published):
+    contract = contract_of(column("id", "int64"), column("text"), cursor=None)
+    published.load([(1, None), (2, ""), (3, "NULL")], contract, quarter=1)
+
+    result = published.load([(1, ""), (2, "NULL"), (3, None)], contract, quarter=2)
+
+    assert published.rows() == [(1, ""), (2, "NULL"), (3, None)]
+    assert result.rows_updated == 3
+
+
+def test_a_row_without_a_key_is_refused(published):
+    with pytest.raises(Refused) as refusal:
+        published.load([ANNA, (None, "Nobody", at(2))])
+
+    assert refusal.value.reason is Reason.NULL_KEY
+    assert "Nobody" not in str(refusal.value)
+
+
+def test_a_snapshot_takes_the_place_of_the_one_before(published):
+    published.load([ANNA, BERT], REPLACE, quarter=1)
+
+    result = published.load([(3, "Cleo", at(20))], REPLACE, quarter=2)
+
+    assert published.rows() == [(3, "Cleo", at(20))]
+    assert result == LoadResult(rows_staged=1, rows_inserted=1)
+
+
+def test_an_older_snapshot_is_superseded(published):
+    published.load([ANNA], REPLACE, quarter=2)
+
+    result = published.load([BERT], REPLACE, quarter=1)
+
+    assert result.is_superseded
+    assert published.rows() == [ANNA]
+
+
+def test_a_snapshot_without_rows_does_not_empty_the_table(published):
+    published.load([ANNA], REPLACE, quarter=1)
+
+    with pytest.raises(Refused) as refusal:
+        published.load([], REPLACE, quarter=2)
+
+    assert refusal.value.reason is Reason.EMPTY_REPLACE
+    assert published.rows() == [ANNA]
+
+
+def test_an_old_snapshot_without_rows_is_superseded_not_refused(published):
+    published.load([ANNA], REPLACE, quarter=2)
+
+    assert published.load([], REPLACE, quarter=1).is_superseded
+
+
+def test_a_snapshot_without_rows_is_believed_where_the_contract_says_so(published):
+    contract = contract_of(mode=PublishMode.REPLACE, allow_empty=True)
+    published.load([ANNA], contract, quarter=1)
+
+    published.load([], contract, quarter=2)
+
+    assert published.rows() == []
+    assert published.warehouse.row_count("shop", "orders") == 0
+
+
+@pytest.mark.parametrize("contract", [APPEND, MERGE], ids=["append", "merge"])
+def test_a_batch_without_rows_leaves_a_table_that_can_be_asked(published, contract):
+    assert published.load([], contract) == LoadResult()
+    assert published.rows() == []
+
+
+def test_rows_deleted_at_the_source_are_not_shown(published):
+    contract = contract_of(
+        column("id", "int64"), column("deleted", "timestamptz"), cursor=None, deleted_at="deleted"
+    )
+    published.load([(1, None), (2, None)], contract, quarter=1)
+
+    published.load([(2, at(20))], contract, quarter=2)
+
+    assert published.rows() == [(1, None)]
+    assert published.warehouse.row_count("shop", "orders") == 1
+
+
+def test_a_new_column_is_null_in_older_rows(published):
+    published.load([ANNA], quarter=1)
+    wider = contract_of(*MERGE.columns, column("city"))
+
+    published.load([(2, "Bert", at(20), "Bonn")], wider, quarter=2, version=2)
+
+    assert published.rows() == [(1, "Anna", at(1), None), (2, "Bert", at(20), "Bonn")]
+
+
+def test_a_batch_of_an_older_contract_takes_nothing_from_the_newer_one(published):
+    wider = contract_of(*MERGE.columns, column("city"))
+    published.load([(2, "Bert", at(2), "Bonn")], wider, quarter=1, version=2)
+
+    published.load([ANNA, (2, "Berta", at(2))], quarter=2, version=1)
+
+    assert published.rows() == [(1, "Anna", at(1), None), (2, "Berta", at(2), "Bonn")]
+
+
+def test_columns_that_left_the_contract_are_no_longer_shown(published):
+    published.load([ANNA], quarter=1)
+    narrower = contract_of(MERGE.columns[0], MERGE.columns[2])
+
+    published.load([(2, at(20))], narrower, quarter=2, version=2)
+
+    assert published.rows() == [(1, at(1)), (2, at(20))]
+
+
+def test_a_masked_cursor_does_not_tell_which_row_is_newer(published):
+    masked = contract_of(
+        column("id", "int64"), column("changed", "timestamptz", mask=MaskKind.HMAC), cursor="changed"
+    )
+    published.load([(1, "ffff")], masked, quarter=1)
+
+    published.load([(1, "0000")], masked, quarter=2)
+
+    assert published.rows() == [(1, "0000")]
+
+
+def test_two_publishers_of_one_batch_load_it_once(published):
+    load = published.batch([ANNA, BERT], APPEND)
+
+    results = together(lambda: published.warehouse.load(load), lambda: published.warehouse.load(load))
+
+    assert sorted(result.was_loaded_before for result in results) == [False, True]
+    assert published.rows() == [ANNA, BERT]
+
+
+def test_two_publishers_of_one_table_lose_nothing(published):
+    loads = [published.batch([(1, f"v{quarter}", at(quarter))], quarter=quarter) for quarter in (1, 2)]
+
+    together(*(lambda load=load: published.warehouse.load(load) for load in loads))
+
+    assert published.rows() == [(1, "v2", at(2))]
+
+
+def test_tables_of_two_sources_and_of_any_case_are_kept_apart(published):
+    tables = [("shop", "orders"), ("crm", "orders"), ("shop", "Orders")]
+    for number, (source, table) in enumerate(tables):
+        contract = contract_of(source=source, table=table)
+        published.load([(number, "x", at(1))], contract)
+
+    assert [published.rows(table, source)[0][0] for source, table in tables] == [0, 1, 2]
+
+
+HOSTILE = [
+    "se lect",
+    'we"ird',
+    "x; DROP TABLE orders; --",
+    "100%",
+    "%s $1 {}",
+    "naïve ☃ \U0001f600",
+    "a.b",
+    "\n",
+    "'",
+]
+
+
+@pytest.mark.parametrize("mode", list(PublishMode))
+def test_any_legal_name_is_carried(published, mode):
+    columns = [column(name) for name in HOSTILE]
+    for name in HOSTILE:
+        contract = contract_of(*columns, key=HOSTILE[:3], cursor=HOSTILE[3], table=name, mode=mode)
+
+        published.load([tuple(HOSTILE)], contract)
+
+        assert published.rows(name) == [tuple(HOSTILE)]
+        assert published.warehouse.row_count("shop", name) == 1
+
+
+def test_a_table_that_nobody_loaded_is_no_table(published):
+    with pytest.raises(KeyError):
+        published.warehouse.row_count("shop", "nothing")
+
+
+def together(*actions):
+    """Run actions at once, one thread each, and return what they return."""
+    with ThreadPoolExecutor(len(actions)) as threads:
+        return [future.result(60) for future in [threads.submit(action) for action in actions]]
