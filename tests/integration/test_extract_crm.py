@@ -63,7 +63,7 @@ def test_no_record_that_stays_in_the_window_is_missed_while_others_leave_it(kind
     finished, dice = threading.Event(), random.Random(1)
 
     def keep_changing() -> None:
-        while not finished.wait(0.002):
+        while not finished.wait(0.02):
             crm.change_something(dice, now=datetime.now(UTC))
 
     changes = threading.Thread(target=keep_changing, daemon=True)
