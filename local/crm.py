@@ -146,7 +146,7 @@ def make_contact(number: int, dice: random.Random, anchor: datetime) -> Record:
     updated = anchor - timedelta(microseconds=dice.randrange(1, SPREAD // timedelta(microseconds=1)))
     return {
         "id": number,
-        "email": None if number % 40 == 0 else f"contact.{number}@example.com",
+        "email": _email_of(number),
         "first_name": first,
         "last_name": last,
         "phone": dice.choice([None, "", f"+44 20 7946 {number:04d}"]),
@@ -172,6 +172,13 @@ def make_contact(number: int, dice: random.Random, anchor: datetime) -> Record:
         "created_at": write_moment(updated - timedelta(days=dice.randrange(1, 900))),
         "updated_at": write_moment(updated),
     }
+
+
+def _email_of(number: int) -> str | None:
+    """Return the address of a contact: none, one of the CRM's own, or, in other letters, a customer's of the shop."""
+    if number % 40 == 0:
+        return None
+    return f"contact.{number}@example.com" if number % 2 else f"Customer.{number}@Example.com"
 
 
 def make_deal(number: int, dice: random.Random, anchor: datetime, contact_count: int) -> Record:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from local.fleet import Running, dead_processes, start_beside, up
 from local.processes import Home, ProcessSpec, living_processes, supervise
@@ -39,6 +39,7 @@ WRITER = "shop-writer"
 WRITER_SECONDS = 15.0
 ENQUEUE_EVERY_SECONDS = 5.0
 LOOK_EVERY_SECONDS = 0.5
+_WIDTH_OF_LOGS = 150
 
 #: What an analyst would ask: two sources, joined by a pseudonym. No address is in either table.
 QUESTION = """\
@@ -96,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     console = Console()
+    if not console.is_terminal:
+        # Logs of CI are as wide as they need to be.
+        console = Console(width=_WIDTH_OF_LOGS)
     configure_logging("demo", level="CRITICAL")
     try:
         return run_demo(console, Home.find(), chosen.sources, limit_seconds=chosen.seconds)
@@ -309,8 +313,15 @@ def _seconds(batches: Sequence[Batch]) -> float:
 
 def _print_summaries(console: Console, summaries: Sequence[TableSummary], fleet: Fleet) -> None:
     table = Table(
-        *("table", "batches", "read", "in CSV", "in Parquet", "doubles", "rejected"),
-        *("due at source", "in warehouse", "dropped columns", "masked columns", "seconds", ""),
+        Column("table", no_wrap=True),
+        *(
+            Column(title, justify="right")
+            for title in (
+                *("batches", "rows read", "rows in CSV", "rows in Parquet", "doubles", "rejected"),
+                *("due at source", "in warehouse", "dropped columns", "masked columns", "seconds"),
+            )
+        ),
+        "",
         title="What this run moved, and what source and warehouse hold now",
     )
     for summary in summaries:
