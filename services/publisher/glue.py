@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_glue import GlueClient
     from mypy_boto3_glue.type_defs import (
         ColumnTypeDef,
+        ErrorDetailTypeDef,
         PartitionInputTypeDef,
         StorageDescriptorTypeDef,
         TableInputTypeDef,
@@ -71,9 +72,7 @@ class GlueCatalog:
             for error in answer.get("Errors", []):
                 detail = error.get("ErrorDetail", {})
                 if detail.get("ErrorCode") != "AlreadyExistsException":
-                    raise Unavailable(
-                        f"{where}, batch {batch.batch_id}: {detail.get('ErrorMessage', detail)}"
-                    )
+                    raise Unavailable(_say(detail, batch))
                 self._bring_partition_to(table, batch)
 
     def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
@@ -157,12 +156,14 @@ class GlueCatalog:
         has_location = found.get("StorageDescriptor", {}).get("Location") == str(batch.folder)
         if has_location and _holds(parameters, wanted.get("Parameters", {})):
             return
-        self._client.update_partition(
+        # Of one, but as a batch: the embedded AWS server has no UpdatePartition.
+        answer = self._client.batch_update_partition(
             DatabaseName=self._database(table),
             TableName=table.name,
-            PartitionValueList=_values(batch),
-            PartitionInput=wanted,
+            Entries=[{"PartitionValueList": _values(batch), "PartitionInput": wanted}],
         )
+        for error in answer.get("Errors", []):
+            raise Unavailable(_say(error.get("ErrorDetail", {}), batch))
 
     def _database(self, table: ExternalTable) -> str:
         return database_name(table.source, prefix=self._prefix)
@@ -218,6 +219,10 @@ def _shows(found: "TableTypeDef", table: ExternalTable, batch: ExternalBatch) ->
 
 def _holds(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(found.get(name) == value for name, value in wanted.items())
+
+
+def _say(detail: "ErrorDetailTypeDef", batch: ExternalBatch) -> str:
+    return f"Glue, partition {batch.folder}: {detail.get('ErrorCode')}: {detail.get('ErrorMessage')}"
 
 
 # ---- what is written ---------------------------------------------------------------------------------------

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, contextmanager
-from itertools import islice
-from typing import Any, TypeAlias, cast
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import polars as pl
 import psycopg
@@ -39,6 +38,9 @@ KEEP_ALIVE_SETTINGS = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
+
+# The values of the row follow it, and of JSON an excerpt goes before it.
+_COPY_CONTEXT = re.compile(r"^COPY \S+, line (?P<line>[0-9]+), column (?P<column>[^:\n]+)", re.MULTILINE)
 
 _Cursor: TypeAlias = psycopg.Cursor[Any]
 
@@ -107,8 +109,8 @@ class PostgresWarehouse:
             for name in ("date", "timestamp", "timestamptz", "json", "jsonb"):
                 connection.adapters.register_loader(name, TextLoader)
             connection.read_only = True
-            with _transaction(connection, settings) as cursor:
-                return _answer(cursor, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
+            with _transaction(connection, settings):
+                return _answer(connection, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
 
     @contextmanager
     def _connect(self) -> Generator[psycopg.Connection]:
@@ -339,13 +341,15 @@ def _make_view_anew(cursor: _Cursor, target: TargetTable, *, view_id: int) -> No
 # ---- a query ---------------------------------------------------------------------------------------------------
 
 
-def _answer(cursor: _Cursor, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:
-    # A stream speaks the extended protocol, which takes one statement and no more: nobody leaves the read-only
-    # transaction by a COMMIT before a second statement.
-    stream = cast("Generator[tuple[Any, ...]]", cursor.stream(sql))
+def _answer(
+    connection: psycopg.Connection, sql: str, *, row_limit: int, timeout_seconds: float
+) -> QueryResult:
+    # A cursor of the server takes one SELECT and nothing else, by the extended protocol: nobody leaves the
+    # read-only transaction by a COMMIT before a second statement. And no more rows come than are asked for.
     try:
-        with closing(stream):
-            rows = tuple(islice(stream, row_limit + 1))
+        with psycopg.RawServerCursor(connection, "esclusa_query") as cursor:
+            cursor.execute(sql)
+            rows = tuple(cursor.fetchmany(row_limit + 1))
             columns = tuple(column.name for column in cursor.description or ())
     except psycopg.errors.QueryCanceled:
         raise QueryFailed(f"the answer took longer than {timeout_seconds:g} seconds") from None
@@ -354,8 +358,14 @@ def _answer(cursor: _Cursor, sql: str, *, row_limit: int, timeout_seconds: float
     return QueryResult(columns=columns, rows=rows[:row_limit], is_cut=len(rows) > row_limit)
 
 
-# InternalError is also what a write in a read-only transaction raises.
-_REFUSALS = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError, psycopg.InternalError)
+# InternalError is also what a write in a read-only transaction raises, ProtocolViolation a `$1` without a value.
+_REFUSALS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.NotSupportedError,
+    psycopg.InternalError,
+    psycopg.errors.ProtocolViolation,
+)
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------
@@ -487,9 +497,7 @@ def _never_fits(error: psycopg.Error) -> bool:
 def _describe(error: psycopg.Error) -> str:
     """Return what may be said of an error: its name, and of the place only names of columns and relations."""
     words = [type(error).__name__]
-    if match := re.match(
-        r"COPY \S+, line (?P<line>[0-9]+), column (?P<column>[^:]+):", error.diag.context or ""
-    ):
+    if match := _COPY_CONTEXT.search(error.diag.context or ""):
         words.append(f"row {match['line']} of the batch, column {match['column']!r}")
     if error.diag.constraint_name:
         words.append(f"constraint {error.diag.constraint_name!r}")

@@ -2,9 +2,12 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import psycopg
@@ -14,6 +17,7 @@ from psycopg import sql
 
 from services.processor.parquet import arrow_schema
 from services.publisher.memory import MemoryWarehouse
+from services.publisher.postgres import PostgresWarehouse
 from services.publisher.warehouse import LoadResult, NativeLoad, Warehouse
 from shared.domain.batches import Attempt, AttemptState, Batch, BatchState, Stage, batch_id
 from shared.domain.contracts import (
@@ -34,6 +38,7 @@ from shared.domain.contracts import (
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location, final_key
 from shared.domain.windows import Schedule, Window, slot_of
 from shared.object_store.memory import MemoryObjectStore
+from shared.ports import ByteReader
 from shared.stage import Assignment
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -122,7 +127,6 @@ class Published:
     store: MemoryObjectStore
     #: None for the warehouse in memory.
     dsn: str | None = None
-    _parts: int = field(default=0)
 
     def batch(
         self,
@@ -210,3 +214,29 @@ def assignment_of(load: NativeLoad) -> Assignment:
 def with_files_changed(load: NativeLoad, **changes: Any) -> NativeLoad:
     """Return a load whose ledger says something else of its first file."""
     return replace(load, files=(replace(load.files[0], **changes), *load.files[1:]))
+
+
+class BreakingStore(MemoryObjectStore):
+    """Breaks off, or holds on, when the second part of a batch is read."""
+
+    def __init__(self, at_second_part: Callable[[], None]) -> None:
+        super().__init__()
+        self.at_second_part = at_second_part
+
+    @contextmanager
+    def open(self, location: Location) -> Iterator[ByteReader]:
+        if location.key.endswith("part-00001.parquet"):
+            self.at_second_part()
+        with super().open(location) as body:
+            yield body
+
+
+def load_and_hang(dsn: str, is_half_way: Event) -> None:
+    """Load a batch of two parts, and wait for ever between them: the work of a process that is to be killed."""
+
+    def hang() -> None:
+        is_half_way.set()
+        signal.pause()
+
+    store = BreakingStore(hang)
+    Published(PostgresWarehouse(dsn, store=store), store, dsn).load([(1, "Anna", at(1)), (2, "Bert", at(2))])
