@@ -2,9 +2,9 @@
 Walks the pages of a REST source, and notices when they cannot be all of it.
 
 Pages by number or offset shift when a record leaves the window while they are read: what followed it moves one
-place forward, on to a page that was read already. If the answers tell their total, a total that shrank by k
-means that no record moved further than k places, so the walk goes k places back; records that come twice are
-merged by their key. Without a total that cannot be seen.
+place forward. Read from first to last, a record that moves on to a page that was read already would be lost; so
+pages are read from last to first, and such a record comes twice and is merged by its key. That needs a total in
+the answers. Without one, pages are read until one is empty, and a shift cannot be seen.
 """
 
 import hashlib
@@ -119,33 +119,43 @@ class _Walk:
 
     def by_position(self) -> Iterator[list[Record]]:
         """Walk by page numbers or offsets."""
-        is_by_page = self._options.paging == "page"
-        # Pages, or records, that lie behind us.
-        position, size, covered_count = 0, self._options.page_size, 0
-        total: int | None = None
-        before = ""
-        while True:
-            page = self._ask_position(position)
-            if total is not None and page.total is not None and page.total < total:
-                moved = total - page.total
-                position = max(0, position - (-(-moved // size) if is_by_page and size else moved))
-                total, before = page.total, ""
-                continue
-            total = page.total
+        first = self._ask_position(0, size=0)
+        if first.total is None:
+            yield from self._forward(first)
+        else:
+            yield from self._backward(first, total=first.total)
+
+    def _forward(self, page: Page) -> Iterator[list[Record]]:
+        """Walk until a page is empty: a short one may be short because the source allows no longer ones."""
+        page_number, record_count, before = 0, 0, ""
+        while page.records:
             before = self._require_new(page, before)
             yield page.records
-            size = size or len(page.records)
-            covered_count = position * (size if is_by_page else 1) + len(page.records)
-            position += 1 if is_by_page else len(page.records)
-            if not page.records or (total is not None and covered_count >= total):
-                break
-            if is_by_page and total is not None and len(page.records) != size:
-                raise self._invalid(
-                    f"a page should have {size} records, found {len(page.records)} and more to come; "
-                    "set page_size to what the source gives"
-                )
-        if total is not None and covered_count != total:
-            raise self._invalid(f"the answers announce {total} records, but end after {covered_count}")
+            page_number += 1
+            record_count += len(page.records)
+            page = self._ask(self._url, self._position_parameters(page_number, offset=record_count))
+
+    def _backward(self, first: Page, *, total: int) -> Iterator[list[Record]]:
+        """Walk from the last page to the first. The first answer only tells how many there are."""
+        size = len(first.records)
+        self._require_full(first, position=0, size=size)
+        if total <= size:
+            yield first.records
+            return
+        position = (total - 1) // size
+        before = ""
+        while position >= 0:
+            page = self._ask_position(position, size=size)
+            found = self._require_full(page, position=position, size=size)
+            if found > total:
+                # Records came in: what lay before us may have moved up, to where we have been.
+                position += -(-(found - total) // size)
+                total, before = found, ""
+                continue
+            before = self._require_new(page, before if found == total else "")
+            total = found
+            yield page.records
+            position -= 1
 
     def by_link(
         self, following: Callable[[Page], tuple[str, Mapping[str, str]] | None]
@@ -194,12 +204,27 @@ class _Walk:
         # The link says everything: parameters added again would come twice.
         return self._client.resolve(link, seen_at=page.answer.url), {}
 
-    def _ask_position(self, position: int) -> Page:
+    def _ask_position(self, position: int, *, size: int) -> Page:
+        return self._ask(self._url, self._position_parameters(position, offset=position * size))
+
+    def _position_parameters(self, position: int, *, offset: int) -> dict[str, str]:
         if self._options.paging == "offset":
-            step = {self._options.offset_parameter: str(position)}
+            step = {self._options.offset_parameter: str(offset)}
         else:
             step = {self._options.page_parameter: str(self._options.first_page + position)}
-        return self._ask(self._url, {**self._parameters, **step})
+        return {**self._parameters, **step}
+
+    def _require_full(self, page: Page, *, position: int, size: int) -> int:
+        """Return the total that a page announces, if the page holds as many records as that leaves for it."""
+        if page.total is None:
+            raise self._invalid("some answers say how many records there are, and some do not")
+        expected = min(size, max(0, page.total - position * size))
+        if len(page.records) != expected or (size == 0 and page.total > 0):
+            raise self._invalid(
+                f"the answers announce {page.total} records, but page {position + 1} holds "
+                f"{len(page.records)} where {expected} were expected"
+            )
+        return page.total
 
     def _ask(self, url: str, parameters: Mapping[str, str]) -> Page:
         self._page_count += 1
