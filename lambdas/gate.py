@@ -90,8 +90,10 @@ def check_batch(area: Area, batch_id: str, *, ledger: Ledger, store: ObjectStore
         contract = _contract_of(tx, batch)
         files = lifecycle.files_to_check(tx, batch, area)
     for file in files:
-        if file.status is FileStatus.ANNOUNCED and not _check_file(file, batch, contract, ledger, store):
-            return Verdict.REFUSED
+        if file.status is FileStatus.ANNOUNCED:
+            objection = _check_file(file, batch, contract, ledger, store)
+            if objection is not None:
+                return objection
     return _open(area, batch, ledger=ledger, store=store)
 
 
@@ -103,12 +105,17 @@ def check_object(area: Area, location: Location, *, ledger: Ledger, store: Objec
         contract = _contract_of(tx, batch) if batch else None
     if batch is None or contract is None:
         return _report_foreign(area, location, ledger=ledger, store=store)
-    if file is None or file.status is not FileStatus.ANNOUNCED or batch.state is not GATE_STATES[area][0]:
+    if file is None or file.status is not FileStatus.ANNOUNCED or not _stands_before(area, batch, file):
         # Its writer has not committed yet, or died; the commit or the sweeper will see to it.
         return Verdict.NOTHING_TO_DO
-    if not _check_file(file, batch, contract, ledger, store):
-        return Verdict.REFUSED
-    return _open(area, batch, ledger=ledger, store=store)
+    objection = _check_file(file, batch, contract, ledger, store)
+    return objection or _open(area, batch, ledger=ledger, store=store)
+
+
+def _stands_before(area: Area, batch: Batch, file: DataFile) -> bool:
+    """Return whether a batch waits at this gate, and for this file: not for one of an attempt before it."""
+    is_current = file.attempt == batch.attempt_number(lifecycle.writer_of(area))
+    return batch.state is GATE_STATES[area][0] and file.area is area and is_current
 
 
 def _batch_of(tx: LedgerTransaction, file: DataFile | None, location: Location) -> Batch | None:
@@ -132,18 +139,27 @@ def _contract_of(tx: LedgerTransaction, batch: Batch) -> TableContract:
 
 def _check_file(
     file: DataFile, batch: Batch, contract: TableContract, ledger: Ledger, store: ObjectStore
-) -> bool:
-    """Compare one file with the ledger and record what was found; False if it was refused."""
+) -> Verdict | None:
+    """Compare one file with the ledger and record what was found; a verdict only if the gate stays shut."""
     try:
         _compare(file, batch, contract, store)
     except Refused as refusal:
-        log.warning("file_refused", key=file.location.key, reason=refusal.reason, detail=refusal.detail)
-        with ledger.transaction() as tx:
-            lifecycle.record_incorrect(tx, file, area=file.area, reason=refusal.reason, detail=refusal.detail)
-        return False
+        return _refuse(file, refusal.reason, refusal.detail, ledger=ledger)
+    except ObjectNotFound as error:  # it went while we looked at it
+        return _refuse(file, Reason.OBJECT_MISSING, str(error), ledger=ledger)
     with ledger.transaction() as tx:
-        lifecycle.record_correct(tx, file, area=file.area)
-    return True
+        recorded = lifecycle.record_correct(tx, file, area=file.area)
+    return None if recorded else Verdict.NOTHING_TO_DO
+
+
+def _refuse(file: DataFile, reason: Reason, detail: str, *, ledger: Ledger) -> Verdict:
+    """Quarantine the batch of a file, unless it moved on meanwhile: then what was found counts for nothing."""
+    with ledger.transaction() as tx:
+        recorded = lifecycle.record_incorrect(tx, file, area=file.area, reason=reason, detail=detail)
+    if not recorded:
+        return Verdict.NOTHING_TO_DO
+    log.warning("file_refused", key=file.location.key, reason=reason, detail=detail)
+    return Verdict.REFUSED
 
 
 def _compare(file: DataFile, batch: Batch, contract: TableContract, store: ObjectStore) -> None:
@@ -160,7 +176,7 @@ def _compare(file: DataFile, batch: Batch, contract: TableContract, store: Objec
             Reason.CHECKSUM_MISMATCH, f"{file.location}: SHA-256 should be {file.sha256}, found {found}"
         )
     if file.format is FileFormat.CSV:
-        _compare_header(file, contract, store)
+        _compare_header(file, batch, contract, store)
     else:
         _compare_footer(file, batch, contract, store)
 
@@ -187,17 +203,20 @@ def _compare_metadata(file: DataFile, batch: Batch, metadata: Mapping[str, str])
             )
 
 
-def _compare_header(file: DataFile, contract: TableContract, store: ObjectStore) -> None:
+def _compare_header(file: DataFile, batch: Batch, contract: TableContract, store: ObjectStore) -> None:
     header = header_line([column.name for column in contract.output_columns])
     if store.read(file.location, start=0, length=len(header)) != header:
         raise Refused(
             Reason.HEADER_MISMATCH,
-            f"{file.location}: the first line is not the header of contract version {contract.table!r}",
+            f"{file.location}: the first line is not the header of {contract.table!r} "
+            f"in contract version {batch.contract_version}",
         )
-    if file.record_count == 0 and file.file_size_in_bytes != len(header):
+    # Counting records means reading all; that each ends with a line break, and none is nothing, costs no read.
+    size_in_bytes = file.file_size_in_bytes - len(header)
+    if size_in_bytes < file.record_count or (file.record_count == 0 and size_in_bytes):
         raise Refused(
             Reason.RECORD_COUNT_MISMATCH,
-            f"{file.location}: should have no record, but has {file.file_size_in_bytes - len(header)} bytes "
+            f"{file.location}: {file.record_count} records cannot take the {size_in_bytes} bytes "
             "after its header",
         )
 
@@ -228,8 +247,9 @@ def _open(area: Area, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> Ve
     if not _counts_agree(area, batch, files):
         return _refuse_counts(area, batch, files, ledger=ledger)
     for file in files:
-        if not _copy_on(area, file, batch, ledger=ledger, store=store):
-            return Verdict.REFUSED
+        objection = _copy_on(area, file, batch, ledger=ledger, store=store)
+        if objection is not None:
+            return objection
     with ledger.transaction() as tx:
         opened = lifecycle.open_gate(
             tx, batch.id, area=area, attempt=batch.attempt_number(lifecycle.writer_of(area))
@@ -239,22 +259,22 @@ def _open(area: Area, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> Ve
     return Verdict.OPENED if opened else Verdict.NOTHING_TO_DO
 
 
-def _copy_on(area: Area, file: DataFile, batch: Batch, *, ledger: Ledger, store: ObjectStore) -> bool:
-    """Copy a file to the next area, if there is one; False if it, or what lies there, is not what was checked."""
+def _copy_on(
+    area: Area, file: DataFile, batch: Batch, *, ledger: Ledger, store: ObjectStore
+) -> Verdict | None:
+    """Copy a file to the next area, if there is one; a verdict only if the gate stays shut."""
     next_area = NEXT_AREA.get(area)
     if next_area is None:
-        return True
+        return None
     try:
         store.copy(file.location, lifecycle.copy_location(file, batch, next_area), sha256=file.sha256)
-    except (ObjectConflict, ObjectNotFound) as error:
-        # Altered or deleted since it was found correct, or its place was taken: repeating would never end.
-        is_gone = isinstance(error, ObjectNotFound)
-        reason = Reason.OBJECT_MISSING if is_gone else Reason.CHECKSUM_MISMATCH
-        log.warning("copy_refused", key=file.location.key, reason=reason, detail=str(error))
-        with ledger.transaction() as tx:
-            lifecycle.record_incorrect(tx, file, area=area, reason=reason, detail=str(error))
-        return False
-    return True
+    except ObjectNotFound as error:
+        # Deleted since it was found correct: repeating would never end.
+        return _refuse(file, Reason.OBJECT_MISSING, str(error), ledger=ledger)
+    except ObjectConflict as error:
+        # Altered since it was found correct, or its place was taken.
+        return _refuse(file, Reason.CHECKSUM_MISMATCH, str(error), ledger=ledger)
+    return None
 
 
 def _expected_record_count(area: Area, batch: Batch) -> int:
@@ -268,11 +288,7 @@ def _counts_agree(area: Area, batch: Batch, files: list[DataFile]) -> bool:
 def _refuse_counts(area: Area, batch: Batch, files: list[DataFile], *, ledger: Ledger) -> Verdict:
     found = sum(file.record_count for file in files)
     detail = f"{area}/: the files should hold {_expected_record_count(area, batch)} records, found {found}"
-    with ledger.transaction() as tx:
-        lifecycle.record_incorrect(
-            tx, files[0], area=area, reason=Reason.RECORD_COUNT_MISMATCH, detail=detail
-        )
-    return Verdict.REFUSED
+    return _refuse(files[0], Reason.RECORD_COUNT_MISMATCH, detail, ledger=ledger)
 
 
 def _report_foreign(area: Area, location: Location, *, ledger: Ledger, store: ObjectStore) -> Verdict:

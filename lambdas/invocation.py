@@ -5,10 +5,11 @@ from functools import cache
 from typing import Any
 
 import structlog
-from shared.telemetry.logs import configure_logging
 
+from shared.errors import Unavailable
 from shared.fleet import Fleet
 from shared.settings import FleetSettings
+from shared.telemetry.logs import configure_logging
 
 log = structlog.get_logger()
 
@@ -26,9 +27,11 @@ def handle_messages(event: Mapping[str, Any], handle_body: Callable[[str], objec
     for record in event["Records"]:
         try:
             handle_body(record["body"])
-        except Exception:
+        except Exception as error:
             # Whatever it was, only success may delete the message.
             log.exception("message_failed", message_id=record["messageId"])
+            if isinstance(error, Unavailable):
+                forget_fleet()
             failures.append({"itemIdentifier": record["messageId"]})
     return {"batchItemFailures": failures}
 
@@ -38,3 +41,13 @@ def warm_fleet(function: str) -> Fleet:
     """Return the connections of this Lambda, made at its first invocation and kept while it is warm."""
     configure_logging(function)
     return Fleet.connect(FleetSettings())
+
+
+def forget_fleet() -> None:
+    """
+    Let the next invocation connect anew.
+
+    A warm Lambda lives for hours. When the ledger's password is rotated meanwhile, or its address moves, only
+    its secret, read again, tells.
+    """
+    warm_fleet.cache_clear()

@@ -5,7 +5,9 @@ Everything it does can be done again: a copy into quarantine is written once, a 
 error, and only then does the ledger say that the object is gone.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -24,6 +26,10 @@ from shared.ports import Ledger, ObjectStore
 
 log = structlog.get_logger()
 
+#: An object is read once to know its bytes, and copied in one request. A Lambda of 512 MB reads about 50 MB a
+#: second, and ours has a minute; one copy carries 5 GiB. No writer of ours makes an object as large as this.
+MAX_SIZE_SET_ASIDE_IN_BYTES: Final = 1024**3
+
 
 def clean(message: CleanMessage, *, ledger: Ledger, store: ObjectStore) -> int:
     """
@@ -38,39 +44,52 @@ def clean(message: CleanMessage, *, ledger: Ledger, store: ObjectStore) -> int:
 
 
 def clean_batch(batch_id: str, *, ledger: Ledger, store: ObjectStore) -> int:
-    """Delete what a batch no longer needs. Of a held batch the furthest copies are set aside first."""
+    """
+    Delete what a batch no longer needs.
+
+    Of a held batch, what somebody may want to look into is set aside first; what is too large for that stays.
+    """
     with ledger.transaction() as tx:
         batch = tx.batch(batch_id)
         files = lifecycle.leftovers(tx, batch) if batch else []
     if batch is None or not files:
         return 0
-    if batch.state in HELD_STATES:
-        for file in _furthest_copies(batch, files):
-            _set_aside(file, ledger=ledger, store=store)
-    for file in files:
+    worth_keeping = _worth_keeping(batch, files) if batch.state in HELD_STATES else []
+    kept_in_place = {
+        file.location for file in worth_keeping if not _set_aside(file, ledger=ledger, store=store)
+    }
+    deleted = [file for file in files if file.location not in kept_in_place]
+    for file in deleted:
         store.delete(file.location)
     with ledger.transaction() as tx:
-        for file in files:
+        for file in deleted:
             lifecycle.record_deleted(tx, file.location)
-    log.info("batch_cleaned", object_count=len(files))
-    return len(files)
+    log.info("batch_cleaned", batch_id=batch_id, object_count=len(deleted))
+    return len(deleted)
 
 
 def set_foreign_aside(location: Location, *, ledger: Ledger, store: ObjectStore) -> int:
     """Move an object into quarantine, if the ledger knows it as one that no attempt wrote."""
     with ledger.transaction() as tx:
         file = tx.file(location)
-    if file is None or file.batch_id is not None or file.area is Area.QUARANTINE:
+    if file is None or file.batch_id is not None or file.deleted_at or file.area is Area.QUARANTINE:
         return 0
-    _set_aside(file, ledger=ledger, store=store)
+    if not _set_aside(file, ledger=ledger, store=store):
+        return 0
     store.delete(location)
     with ledger.transaction() as tx:
         lifecycle.record_deleted(tx, location)
     return 1
 
 
-def _furthest_copies(batch: Batch, files: list[DataFile]) -> list[DataFile]:
-    """Return, for each part of the attempt that was refused, the copy that went furthest."""
+def _worth_keeping(batch: Batch, files: Sequence[DataFile]) -> list[DataFile]:
+    """Return what a gate refused, and of each other part of the refused attempt the copy that went furthest."""
+    refused = [file for file in files if file.status is FileStatus.INCORRECT]
+    return refused + [file for file in _furthest_copies(batch, files) if file not in refused]
+
+
+def _furthest_copies(batch: Batch, files: Sequence[DataFile]) -> list[DataFile]:
+    """Return, for each part of the latest extract attempt, the copy that went furthest."""
     furthest: dict[int, DataFile] = {}
     order = {area: index for index, area in enumerate(TRANSIENT_AREAS)}
     for file in files:
@@ -82,10 +101,19 @@ def _furthest_copies(batch: Batch, files: list[DataFile]) -> list[DataFile]:
     return list(furthest.values())
 
 
-def _set_aside(file: DataFile, *, ledger: Ledger, store: ObjectStore) -> None:
+def _set_aside(file: DataFile, *, ledger: Ledger, store: ObjectStore) -> bool:
+    """Copy an object into quarantine; False if it is too large for that and has to stay where it is."""
     info = store.head(file.location)
     if info is None:
-        return
+        return True  # done before, or taken away by somebody
+    if info.file_size_in_bytes > MAX_SIZE_SET_ASIDE_IN_BYTES:
+        log.error(
+            "object_too_large_to_set_aside",
+            location=str(file.location),
+            file_size_in_bytes=info.file_size_in_bytes,
+            limit_in_bytes=MAX_SIZE_SET_ASIDE_IN_BYTES,
+        )
+        return False
     # What lies there may not be what the ledger lists: that may be why it was refused.
     sha256 = store.sha256(file.location)
     target = Location(file.location.bucket, quarantine_key(file.location.key, sha256=sha256))
@@ -102,3 +130,4 @@ def _set_aside(file: DataFile, *, ledger: Ledger, store: ObjectStore) -> None:
                 recorded_at=tx.now(),
             )
         )
+    return True

@@ -1,17 +1,29 @@
 """The Lambda of the sweeper, called by a schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from lambdas.invocation import warm_fleet
+from lambdas.invocation import forget_fleet, warm_fleet
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.sweeper.sweep import sweep
 from shared.domain.files import TRANSIENT_AREAS, Area
+from shared.errors import Unavailable
+from shared.fleet import Fleet
 
 
 def handle(event: Mapping[str, Any], context: object) -> dict[str, int]:  # noqa: ARG001  Lambda's signature
     """Sweep every source's bucket. `{"deep": true}` searches `final/` for strays as well."""
     fleet = warm_fleet("sweeper")
+    try:
+        return _sweep_all(
+            fleet, areas=(*TRANSIENT_AREAS, Area.FINAL) if event.get("deep") else TRANSIENT_AREAS
+        )
+    except Unavailable:
+        forget_fleet()
+        raise
+
+
+def _sweep_all(fleet: Fleet, *, areas: Collection[Area]) -> dict[str, int]:
     with fleet.ledger.transaction() as tx:
         sources = {version.contract.source for version in tx.latest_contracts()}
     report = sweep(
@@ -21,6 +33,6 @@ def handle(event: Mapping[str, Any], context: object) -> dict[str, int]:  # noqa
         buckets={fleet.settings.bucket(source) for source in sources},
         limits=SweeperSettings().limits(),
         max_attempts=fleet.settings.max_attempts,
-        areas=(*TRANSIENT_AREAS, Area.FINAL) if event.get("deep") else TRANSIENT_AREAS,
+        areas=areas,
     )
     return report.counts

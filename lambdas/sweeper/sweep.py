@@ -7,7 +7,7 @@ cleaner look at leftovers, and removes objects and uploads of attempts that died
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 
 import structlog
@@ -15,7 +15,8 @@ import structlog
 from lambdas.gate import foreign_file
 from shared import lifecycle
 from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST
-from shared.domain.files import TRANSIENT_AREAS, Area, ParsedKey
+from shared.domain.files import TRANSIENT_AREAS, Area, Location, ParsedKey
+from shared.errors import Unavailable
 from shared.messages import clean_message
 from shared.outbox import send_pending
 from shared.ports import (
@@ -44,7 +45,8 @@ class SweepLimits:
 
     #: A batch that nobody moved for so long is woken; the second time after twice that, and so on.
     wake_after: timedelta = timedelta(seconds=60)
-    #: Objects and uploads that the ledger does not name are left alone for so long. Longer than any attempt.
+    #: Objects and uploads that the ledger does not name are left alone for so long: their attempt may be about
+    #: to record them. After as long again, an object that was to be set aside and still lies there is told anew.
     stray_after: timedelta = timedelta(hours=2)
     #: The most batches, leases or objects that one step handles.
     step_limit: int = 1_000
@@ -77,7 +79,7 @@ def sweep(
     `areas` are searched for strays: the transient ones each time, `final/`, which is long, now and then.
 
     Raises:
-        Unavailable: if ledger or store do not answer. What was healed before stays healed.
+        Unavailable: if the ledger does not answer. What was healed before stays healed.
     """
     report = SweepReport()
     report.add("leases_expired", _expire_leases(ledger, limits=limits, max_attempts=max_attempts))
@@ -85,9 +87,15 @@ def sweep(
     report.add("batches_to_clean", _send_to_cleaner(ledger, limits=limits))
     report.add("messages_sent", send_pending(ledger, sender))
     for bucket in sorted(buckets):
-        report.add("uploads_aborted", _abort_uploads(bucket, ledger=ledger, store=store, limits=limits))
-        for area in areas:
-            _remove_strays(bucket, area, report, ledger=ledger, store=store, limits=limits)
+        try:
+            report.add("uploads_aborted", _abort_uploads(bucket, ledger=ledger, store=store, limits=limits))
+            for area in areas:
+                _remove_strays(bucket, area, report, ledger=ledger, store=store, limits=limits)
+        except Unavailable as error:
+            # The bucket of one source, gone or closed to us, must not keep us from those of the others.
+            log.warning("bucket_not_swept", bucket=bucket, detail=str(error))
+            report.add("buckets_not_swept", 1)
+    report.add("messages_sent", send_pending(ledger, sender))
     log.info("swept", **report.counts)
     return report
 
@@ -139,7 +147,11 @@ def _abort_uploads(bucket: str, *, ledger: Ledger, store: ObjectStore, limits: S
         begun_before = tx.now() - limits.stray_after
     aborted = 0
     for upload in store.open_uploads(bucket):
-        if upload.initiated_at < begun_before:
+        if upload.initiated_at >= begun_before:
+            continue
+        with ledger.transaction() as tx:
+            origin = _origin_of(tx, upload.location)
+        if origin is not _Origin.LIVE_ATTEMPT:
             store.abort_upload(upload)
             aborted += 1
     return aborted
@@ -151,18 +163,36 @@ def _remove_strays(
     with ledger.transaction() as tx:
         written_before = tx.now() - limits.stray_after
     for info in store.list(bucket, f"{area}/"):
-        if info.last_modified < written_before:
-            _judge_stray(info, area, report, ledger=ledger, store=store)
+        if info.last_modified >= written_before:
+            continue
+        try:
+            _judge_stray(info, area, report, noted_before=written_before, ledger=ledger, store=store)
+        except Unavailable:
+            raise
+        except Exception:
+            # A key that the ledger cannot hold, say. Whoever put it there must not stop every later sweep.
+            log.exception("object_not_judged", bucket=bucket, key=info.location.key)
+            report.add("objects_not_judged", 1)
 
 
 def _judge_stray(
-    info: ObjectInfo, area: Area, report: SweepReport, *, ledger: Ledger, store: ObjectStore
+    info: ObjectInfo,
+    area: Area,
+    report: SweepReport,
+    *,
+    noted_before: datetime,
+    ledger: Ledger,
+    store: ObjectStore,
 ) -> None:
     with ledger.transaction() as tx:
         file = tx.file(info.location)
         if file is not None and file.deleted_at is None:
+            if file.batch_id is None and (file.checked_at is None or file.checked_at < noted_before):
+                # The message that has it set aside was lost, or gave up.
+                lifecycle.record_foreign(tx, file)
+                report.add("foreign_objects", 1)
             return
-        origin = _origin_of(tx, info)
+        origin = _origin_of(tx, info.location)
         if origin is _Origin.FOREIGN:
             lifecycle.record_foreign(tx, foreign_file(info, area=area))
             report.add("foreign_objects", 1)
@@ -181,11 +211,11 @@ class _Origin(Enum):
     FOREIGN = auto()
 
 
-def _origin_of(tx: LedgerTransaction, info: ObjectInfo) -> _Origin:
-    """Say who wrote an object that the ledger does not name."""
-    parsed = ParsedKey.of(info.location.key)
+def _origin_of(tx: LedgerTransaction, location: Location) -> _Origin:
+    """Say who wrote, or writes, an object that the ledger does not name."""
+    parsed = ParsedKey.of(location.key)
     batch = tx.batch(parsed.batch_id) if parsed else None
-    if parsed is None or batch is None or batch.bucket != info.location.bucket:
+    if parsed is None or batch is None or batch.bucket != location.bucket:
         return _Origin.FOREIGN
     latest = batch.attempt_number(lifecycle.writer_of(parsed.area))
     if not 1 <= parsed.attempt <= latest:
