@@ -24,7 +24,7 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
         return [
             *own,
             _consume(prefix, QueueName.CLEAN),
-            _list(prefix, Area),
+            _list(prefix),
             _objects("Read", prefix, ["s3:GetObject"], [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
             _objects("SetAside", prefix, ["s3:PutObject"], [Area.QUARANTINE]),
             _objects("Delete", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
@@ -32,40 +32,48 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
     uploads = ["s3:AbortMultipartUpload"]
     return [
         *own,
-        _list(prefix, Area, actions=["s3:ListBucket", "s3:ListBucketMultipartUploads"]),
+        _list(prefix, actions=["s3:ListBucket", "s3:ListBucketMultipartUploads"]),
         _objects("DeleteStrays", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
         _objects("AbortUploads", prefix, uploads, [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
     ]
 
 
 def worker_statements(
-    prefix: str, worker: str, queue: QueueName, *, ledger_dsn: str, origins: Sequence[Origin]
+    prefix: str,
+    worker: str,
+    queue: QueueName,
+    *,
+    ledger_dsn: str,
+    warehouse_dsn: str,
+    origins: Sequence[Origin],
 ) -> list[Statement]:
-    """Return what a worker may do."""
+    """Return what a worker may do. `origins`: of every source, for the extractor reads their secrets."""
     references = [ledger_dsn]
     if worker == "extractor":
         for origin in origins:
             references += [origin.mask_key, *origin.connection.values()]
+    elif worker == "publisher":
+        references.append(warehouse_dsn)
     own = [*_secrets(references), _send(prefix), _consume(prefix, queue)]
     write = ["s3:PutObject", "s3:AbortMultipartUpload"]
     match worker:
         case "extractor":
             return [
                 *own,
-                _list(prefix, [Area.TMP]),
+                _list(prefix),
                 _objects("Write", prefix, [*write, "s3:GetObject"], [Area.TMP]),
             ]
         case "processor":
             return [
                 *own,
-                _list(prefix, [Area.PROCESSING, Area.FINAL, Area.QUARANTINE]),
+                _list(prefix),
                 _objects("Read", prefix, ["s3:GetObject"], [Area.PROCESSING]),
                 _objects("Write", prefix, [*write, "s3:GetObject"], [Area.FINAL, Area.QUARANTINE]),
             ]
         case _:
             return [
                 *own,
-                _list(prefix, [Area.FINAL]),
+                _list(prefix),
                 _objects("Read", prefix, ["s3:GetObject"], [Area.FINAL]),
                 _catalog(prefix),
             ]
@@ -74,7 +82,7 @@ def worker_statements(
 def _gate(prefix: str, area: Area) -> list[Statement]:
     next_area = NEXT_AREA.get(area)
     areas = [area] if next_area is None else [area, next_area]
-    statements = [_list(prefix, areas), _objects("Read", prefix, ["s3:GetObject"], areas)]
+    statements = [_list(prefix), _objects("Read", prefix, ["s3:GetObject"], areas)]
     if next_area is not None:
         # Not into its own area: a gate can never call itself.
         statements.append(_objects("LetOn", prefix, ["s3:PutObject"], [next_area]))
@@ -91,16 +99,20 @@ def _objects(sid: str, prefix: str, actions: Sequence[str], areas: Iterable[Area
     }
 
 
-def _list(prefix: str, areas: Iterable[Area], *, actions: Sequence[str] = ("s3:ListBucket",)) -> Statement:
-    # Without it S3 answers 403 instead of 404 for an object that is not there.
+def _list(prefix: str, *, actions: Sequence[str] = ("s3:ListBucket",)) -> Statement:
+    """
+    Allow to ask what a bucket holds.
+
+    Without it S3 answers 403 instead of 404 for an object that is not there. It is not narrowed to areas by
+    `s3:prefix`: a request for one object has no prefix, so S3 would answer 403 again.
+    Source: Amazon S3 API Reference, "HeadObject", permissions.
+    """
     return {
         "Sid": "List",
         "Effect": "Allow",
         "Action": list(actions),
         "Resource": [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{prefix}-*"}],
-        "Condition": {"StringLike": {"s3:prefix": [f"{area}/*" for area in areas]}}
-        if "s3:ListBucketMultipartUploads" not in actions
-        else {"StringEquals": {"s3:ResourceAccount": {"Ref": "AWS::AccountId"}}},
+        "Condition": {"StringEquals": {"s3:ResourceAccount": {"Ref": "AWS::AccountId"}}},
     }
 
 
@@ -192,14 +204,13 @@ def _catalog(prefix: str) -> Statement:
         "Sid": "RegisterTables",
         "Effect": "Allow",
         "Action": [
-            "glue:GetDatabase",
             "glue:CreateDatabase",
             "glue:GetTable",
             "glue:CreateTable",
             "glue:UpdateTable",
             "glue:GetPartition",
             "glue:BatchCreatePartition",
-            "glue:UpdatePartition",
+            "glue:BatchUpdatePartition",
         ],
         "Resource": [
             {"Fn::Sub": arn + "catalog"},

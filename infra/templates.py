@@ -56,6 +56,8 @@ class Plan:
     prefix: str
     #: Reference to the control database's DSN.
     ledger_dsn: str
+    #: Reference to the warehouse's DSN, which only the publisher may read.
+    warehouse_dsn: str
     code: InlineCode | PackagedCode
     #: `local` or `aws`, see `shared.settings.Deployment`.
     deployment: str = "aws"
@@ -65,7 +67,7 @@ class Plan:
     #: Below this many receives a message comes back; restarts cost some, so it is generous.
     max_receive_count: int = 10
     max_concurrency: int = 10
-    #: Copies in transient areas that the cleaner missed go after so long.
+    #: What still lies in `tmp/` after so long, of whatever origin, goes.
     transient_retention_days: int = 7
     quarantine_retention_days: int = 90
     #: More settings of the Lambdas, by environment variable.
@@ -274,7 +276,12 @@ def _worker_policy(plan: Plan, worker: str, origins: Sequence[Origin]) -> Templa
             "PolicyDocument": {
                 "Version": "2012-10-17",
                 "Statement": worker_statements(
-                    plan.prefix, worker, WORKER_QUEUES[worker], ledger_dsn=plan.ledger_dsn, origins=origins
+                    plan.prefix,
+                    worker,
+                    WORKER_QUEUES[worker],
+                    ledger_dsn=plan.ledger_dsn,
+                    warehouse_dsn=plan.warehouse_dsn,
+                    origins=origins,
                 ),
             },
         },

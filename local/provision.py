@@ -40,6 +40,7 @@ def local_plan() -> Plan:
     return Plan(
         prefix=PREFIX,
         ledger_dsn=f"secretsmanager:{LEDGER_SECRET}#dsn",
+        warehouse_dsn=f"secretsmanager:{WAREHOUSE_SECRET}#dsn",
         code=InlineCode(),
         deployment="local",
         worker_visibility_timeout_seconds=30,
