@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum, IntEnum
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -136,6 +137,10 @@ def _json_value(value: object) -> object:
 # ---- tables --------------------------------------------------------------------------------------------------
 
 
+#: Wider than any row. Rich wants to know where a line ends.
+MAX_WIDTH = 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Heading:
     """A column of a table. `is_whole`: broken over lines nowhere, because people copy it."""
@@ -170,23 +175,25 @@ def print_table(headings: Sequence[Heading], rows: Iterable[Sequence[object]], *
     if not cells:
         typer.echo(none)
     elif sys.stdout.isatty():
-        _print_drawn(headings, cells, Console(highlight=False))
+        _print_drawn(headings, cells)
     else:
         _print_plain(headings, cells)
 
 
-def _print_drawn(headings: Sequence[Heading], cells: Sequence[Sequence[str]], console: Console) -> None:
+def _print_drawn(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) -> None:
     table = _table(headings, cells)
+    console = Console(highlight=False)
     # Rich would cut what does not fit; a terminal breaks the line and loses nothing.
-    needed = Measurement.get(console, console.options.update(max_width=100_000), table).minimum
-    console.print(table, width=max(console.width, needed), crop=False, no_wrap=False)
+    needed = Measurement.get(console, console.options.update(max_width=MAX_WIDTH), table).minimum
+    console.width = max(console.width, needed)
+    console.print(table, crop=False)
 
 
 def _print_plain(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) -> None:
     table = _table([Heading(item.title, item.is_number, is_whole=True) for item in headings], cells)
     table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)
     buffer = io.StringIO()
-    console = Console(file=buffer, highlight=False, color_system=None, width=1_000_000)
+    console = Console(file=buffer, highlight=False, color_system=None, width=MAX_WIDTH)
     console.print(table, crop=False)
     for line in buffer.getvalue().splitlines():
         typer.echo(line.rstrip())
@@ -194,12 +201,14 @@ def _print_plain(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) ->
 
 def _table(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) -> Table:
     table = Table()
-    for item in headings:
+    for index, item in enumerate(headings):
+        is_whole = item.is_whole or item.is_number
         table.add_column(
             Text(item.title),
             justify="right" if item.is_number else "left",
-            no_wrap=item.is_whole or item.is_number,
+            no_wrap=is_whole,
             overflow="fold",
+            min_width=max(cell_len(row[index]) for row in cells) if is_whole else None,
         )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))

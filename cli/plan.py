@@ -233,16 +233,17 @@ def _minutes_behind(contracts: Sequence["TableContract"], *, every: timedelta) -
 
 def _schedule(minutes: int, *, behind: int) -> str:
     """
-    Return the five fields of cron for every so many minutes. The pause across the full hour may be shorter.
+    Return the five fields of cron for every so many minutes; the pause across the full hour may be shorter.
 
-    >>> _schedule(15, behind=2), _schedule(60, behind=1), _schedule(1, behind=0)
-    ('2-59/15 * * * *', '1 * * * *', '* * * * *')
+    >>> _schedule(15, behind=2), _schedule(60, behind=1), _schedule(25, behind=1)
+    ('2-59/15 * * * *', '1 * * * *', '*/25 * * * *')
     """
-    if minutes >= 60:
-        return f"{behind} * * * *"
     if minutes == 1:
         return "* * * * *"
-    return f"{behind}-59/{minutes} * * * *" if behind else f"*/{minutes} * * * *"
+    if minutes >= 60:
+        return f"{behind} * * * *"
+    # The windows of an interval that does not divide the hour end at other minutes each hour.
+    return f"{behind}-59/{minutes} * * * *" if behind and 60 % minutes == 0 else f"*/{minutes} * * * *"
 
 
 # ---- replay ------------------------------------------------------------------------------------------------

@@ -1,0 +1,239 @@
+"""The commands that plan work: crontab, replay, and what enqueue does before it asks any source."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.commands import Shell
+from support.ledger_rows import NOON, a_contract
+
+from cli.output import ExitCode
+from cli.plan import _schedule
+from shared import lifecycle
+from shared.domain.batches import BatchState, Stage, batch_id
+from shared.domain.reasons import Reason
+from shared.domain.windows import PlannedWindow, Window
+from shared.ports import QueueName
+
+SOURCE = """\
+name: {name}
+kind: postgres
+connection: {{dsn: "env:SHOP_DSN"}}
+schedule: {{every: {every}, max_window: 1h, catch_up_limit: 4}}
+tables:
+  orders:
+    relation: public.orders
+    key: [id]
+    cursor: {{column: updated_at, lag: {lag}, overlap: 1m}}
+    publish: {{mode: merge, target: both}}
+    columns:
+      id: {{type: int64, mask: keep, nullable: false}}
+      updated_at: {{type: timestamptz, mask: keep, nullable: false}}
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    directory = tmp_path / "my sources %"
+    directory.mkdir()
+    return directory
+
+
+def declare(directory: Path, name: str = "shop", *, every: str = "15m", lag: str = "30s") -> None:
+    (directory / f"{name}.yaml").write_text(SOURCE.format(name=name, every=every, lag=lag))
+
+
+# ---- crontab -----------------------------------------------------------------------------------------------
+
+
+def cron_of(directory: Path) -> dict[str, str]:
+    (line,) = Shell().run("crontab", "--sources", str(directory), "--json").document
+    return line
+
+
+@pytest.mark.parametrize(
+    ("every", "lag", "schedule"),
+    [
+        ("15m", "0s", "*/15 * * * *"),
+        ("15m", "30s", "1-59/15 * * * *"),
+        ("15m", "2m", "2-59/15 * * * *"),
+        ("15m", "20m", "5-59/15 * * * *"),
+        ("1h", "1m", "1 * * * *"),
+        ("7m", "0s", "*/7 * * * *"),
+        ("90s", "0s", "* * * * *"),
+        ("10s", "2s", "* * * * *"),
+    ],
+)
+def test_a_source_is_enqueued_as_often_as_it_is_due_and_behind_its_lag(
+    sources: Path, every: str, lag: str, schedule: str
+) -> None:
+    declare(sources, every=every, lag=lag)
+
+    assert cron_of(sources)["schedule"] == schedule
+
+
+@pytest.mark.parametrize("minutes", range(1, 61))
+def test_no_schedule_pauses_longer_than_it_says(minutes: int) -> None:
+    for behind in range(minutes):
+        first = _schedule(minutes, behind=behind).split()[0]
+        span, _, step = first.partition("/")
+        start = 0 if span == "*" else int(span.partition("-")[0])
+        fires = [start] if not step and span != "*" else list(range(start, 60, int(step or 1)))
+
+        pauses = [later - earlier for earlier, later in zip(fires, [*fires[1:], fires[0] + 60], strict=True)]
+
+        assert max(pauses) <= minutes
+
+
+def test_a_source_due_more_often_than_cron_runs_carries_a_remark(sources: Path) -> None:
+    declare(sources, every="10s")
+
+    assert "10s" in cron_of(sources)["remark"]
+    assert "# shop: due every 10s" in Shell().run("crontab", "--sources", str(sources)).output
+
+
+def test_a_line_survives_cron_and_shell(sources: Path) -> None:
+    declare(sources)
+
+    # cron turns every % without a backslash into the end of the line.
+    assert cron_of(sources)["command"].endswith(
+        f"enqueue --source shop --sources '{str(sources).replace('%', chr(92) + '%')}'"
+    )
+
+
+def test_a_crontab_of_files_with_mistakes_is_refused(sources: Path) -> None:
+    declare(sources)
+    declare(sources, "crm", every="tomorrow")
+
+    ended = Shell().run("crontab", "--sources", str(sources))
+
+    assert ended.exit_code == ExitCode.CONFIGURATION
+    assert "crm.yaml:4: schedule.every" in ended.errors
+    assert ended.output == ""
+
+
+# ---- enqueue -----------------------------------------------------------------------------------------------
+
+
+def test_enqueue_without_any_source_file_is_refused(tmp_path: Path) -> None:
+    ended = Shell().run("enqueue", "--sources", str(tmp_path / "none"))
+
+    assert ended.exit_code == ExitCode.CONFIGURATION
+    assert "a directory of source files" in ended.errors
+
+
+def test_enqueue_of_an_unknown_source_is_refused_with_the_known_ones(sources: Path) -> None:
+    declare(sources)
+
+    ended = Shell().run("enqueue", "--sources", str(sources), "--source", "shp")
+
+    assert ended.exit_code == ExitCode.CONFIGURATION
+    assert "did you mean 'shop'" in ended.errors
+
+
+# ---- replay ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell() -> Shell:
+    return Shell()
+
+
+def held_batch(shell: Shell, slot: str = "initial") -> str:
+    contract = a_contract()
+    batch = batch_id("shop", "orders", slot)
+    with shell.ledger.transaction() as tx:
+        tx.insert_contract(contract)
+        lifecycle.plan(tx, contract, planned=PlannedWindow(slot, Window(None, NOON)), bucket="esclusa-shop")
+        lease = timedelta(minutes=1)
+        attempt = lifecycle.claim(tx, batch, Stage.EXTRACT, worker="w", lease=lease, max_attempts=3)
+        assert attempt is not None
+        lifecycle.refuse_attempt(tx, attempt, reason=Reason.COLUMN_MISSING, detail="gone")
+        tx.mark_sent([entry.id for entry in tx.pending_messages(limit=100)])
+    return batch
+
+
+def replay(shell: Shell, *batches: str, sources: Path | str = "none") -> list[dict[str, object]]:
+    document = shell.run("replay", *batches, "--sources", str(sources), "--json").document
+    found: list[dict[str, object]] = document["batches"]
+    return found
+
+
+def test_a_held_batch_goes_on_its_way_again(shell: Shell) -> None:
+    batch = held_batch(shell)
+
+    ended = shell.run("replay", batch, "--note", "the column is back", "--sources", "none")
+
+    assert ended.exit_code == ExitCode.OK
+    with shell.ledger.transaction() as tx:
+        event = tx.events(batch)[-1]
+        assert (event.to_state, event.reason, event.actor, event.detail) == (
+            BatchState.PLANNED,
+            Reason.REPLAYED,
+            "operator",
+            "the column is back",
+        )
+    assert len(shell.queues.waiting(QueueName.EXTRACT)) == 1
+
+
+def test_a_replay_takes_the_newest_contract_of_the_ledger(shell: Shell) -> None:
+    batch = held_batch(shell)
+    with shell.ledger.transaction() as tx:
+        tx.insert_contract(a_contract(version=2))
+
+    (replayed,) = replay(shell, batch)
+
+    assert (replayed["previous_contract_version"], replayed["contract_version"]) == (1, 2)
+
+
+def test_a_replay_takes_the_contract_that_the_edited_file_has(shell: Shell, sources: Path) -> None:
+    batch = held_batch(shell)
+    declare(sources)
+
+    (replayed,) = replay(shell, batch, sources=sources)
+
+    assert replayed["contract_version"] == 2
+    with shell.ledger.transaction() as tx:
+        row = tx.batch(batch)
+        assert row is not None
+        assert row.contract_version == 2
+        assert [column.name for column in tx.contract("shop", "orders", 2).contract.columns] == [
+            "id",
+            "updated_at",
+        ]
+
+
+def test_a_batch_whose_file_has_mistakes_is_not_replayed(shell: Shell, sources: Path) -> None:
+    batch = held_batch(shell)
+    declare(sources, every="tomorrow")
+
+    ended = shell.run("replay", batch, "--sources", str(sources))
+
+    assert ended.exit_code == ExitCode.CONFIGURATION
+    assert "shop.yaml:4" in ended.errors
+    with shell.ledger.transaction() as tx:
+        row = tx.batch(batch)
+        assert row is not None
+        assert row.state is BatchState.QUARANTINED
+
+
+def test_a_batch_that_is_not_held_is_not_replayed(shell: Shell) -> None:
+    batch = held_batch(shell)
+    replay(shell, batch)
+
+    ended = shell.run("replay", batch, "--sources", "none")
+
+    assert ended.exit_code == ExitCode.PROBLEM
+    assert "found planned" in ended.errors
+
+
+def test_one_batch_that_is_unknown_keeps_no_other_from_its_replay(shell: Shell) -> None:
+    batch = held_batch(shell)
+
+    ended = shell.run("replay", "b0", batch, "--sources", "none", "--json")
+
+    assert ended.exit_code == ExitCode.NOT_FOUND
+    unknown, replayed = ended.document["batches"]
+    assert unknown["state"] is None
+    assert "'b0'" in unknown["error"]
+    assert (replayed["batch_id"], replayed["state"], replayed["error"]) == (batch, "planned", None)
