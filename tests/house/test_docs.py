@@ -198,7 +198,8 @@ def test_every_promise_stands_on_the_page_about_delivery() -> None:
 def test_every_decision_is_in_the_index_under_its_title() -> None:
     index = re.findall(r"(?m)^- \[(.+)\]\(([\w-]+\.md)\)$", (DOCS / "adr" / "README.md").read_text())
 
-    assert index == [(title_of(decision), decision.name) for decision in DECISIONS]
+    wanted = [(title_of(decision), decision.name) for decision in DECISIONS]
+    assert index == wanted, "\n".join(f"- [{title}]({name})" for title, name in wanted)
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda decision: decision.name)
