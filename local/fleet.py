@@ -10,6 +10,7 @@ from local import aws
 from local.ports import PortBlock
 from local.processes import Home, ProcessSpec, Supervisor, living_processes, supervise, write_privately
 from local.provision import provision
+from local.shop import ShopSize
 from local.stack import FOUNDATION_NAMES, Stack, bring_up, describe, take_down
 from shared.catalog import load_sources
 
@@ -30,9 +31,18 @@ class Running:
     started: tuple[str, ...] = ()
 
 
-def up(home: Home, sources: Path, *, on_step: Callable[[str], None] = lambda _: None) -> Running:
+def up(
+    home: Home,
+    sources: Path,
+    *,
+    ports: PortBlock | None = None,
+    shop_size: ShopSize | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Running:
     """
     Start what does not run, repair what was killed, and bring everything to what the sources need.
+
+    Without `ports` the block that the environment names is taken.
 
     Raises:
         ConfigurationError: if another command is at work on this stack, a port is taken, or a source file is wrong.
@@ -40,7 +50,7 @@ def up(home: Home, sources: Path, *, on_step: Callable[[str], None] = lambda _: 
     """
     catalog = load_sources(sources)
     with supervise(home, purpose="up") as supervisor:
-        stack = bring_up(supervisor, ports=PortBlock.find(), on_step=on_step)
+        stack = bring_up(supervisor, ports=ports or PortBlock.find(), shop_size=shop_size, on_step=on_step)
         on_step("provisioning queues, Lambdas, buckets and the ledger")
         provisioned = provision(stack, catalog.sources)
         if aws.PROCESS_NAME in stack.started:
@@ -52,10 +62,10 @@ def up(home: Home, sources: Path, *, on_step: Callable[[str], None] = lambda _: 
     return Running(stack, provisioned.environment, (*stack.started, *started))
 
 
-def down(home: Home) -> list[str]:
+def down(home: Home, *, ports: PortBlock | None = None) -> list[str]:
     """Stop every process of a home, workers first; data stays. Returns the names of what was stopped."""
     with supervise(home, purpose="down") as supervisor:
-        return take_down(supervisor, ports=PortBlock.find())
+        return take_down(supervisor, ports=ports or PortBlock.find())
 
 
 def dead_processes(home: Home) -> set[str]:

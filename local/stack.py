@@ -25,7 +25,7 @@ from local.postgres import (
     EmbeddedPostgres,
 )
 from local.processes import HOME_VARIABLE, Home, ProcessSpec, Supervisor, Tier
-from local.shop import fill_shop
+from local.shop import ShopSize, fill_shop
 from shared.errors import ConfigurationError
 
 CRM_PROCESS_NAME = "crm"
@@ -57,12 +57,13 @@ def bring_up(
     *,
     ports: PortBlock,
     crm_changes_per_second: float = 0.5,
+    shop_size: ShopSize | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Stack:
     """
     Start what does not run, make the databases and fill the samples, and return where all is reached.
 
-    `on_step` is told what comes next, for a progress display.
+    `shop_size` is how many rows the sample shop gets when it is first filled. `on_step` is told what comes next, for a progress display.
 
     Raises:
         ConfigurationError: if a port is taken, or a part runs with other settings.
@@ -92,7 +93,7 @@ def bring_up(
     postgres.create_reader(SHOP_READER)
 
     on_step("filling the sample shop")
-    fill_shop(postgres.dsn(SHOP_DATABASE.name, role=SHOP_DATABASE.owner))
+    fill_shop(postgres.dsn(SHOP_DATABASE.name, role=SHOP_DATABASE.owner), size=shop_size)
 
     return describe(
         home,
