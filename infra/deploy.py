@@ -36,9 +36,9 @@ _STILLBORN = frozenset(
 )
 
 
-def deploy_stack(client: CloudFormationClient, name: str, template: Template) -> None:
+def deploy_stack(client: CloudFormationClient, name: str, template: Template) -> bool:
     """
-    Bring a stack to a template, creating it if it is not there. Repeating it is no error.
+    Bring a stack to a template, creating it if it is not there; False if it was there and as it should be.
 
     Raises:
         ConfigurationError: if CloudFormation refuses or rolls back; the message holds its reasons.
@@ -50,15 +50,16 @@ def deploy_stack(client: CloudFormationClient, name: str, template: Template) ->
             client.create_stack(StackName=name, TemplateBody=body, Capabilities=capabilities)  # type: ignore[arg-type]
         _wait(client, "stack_create_complete", name)
         log.info("stack_created", stack=name)
-        return
+        return True
     try:
         client.update_stack(StackName=name, TemplateBody=body, Capabilities=capabilities)  # type: ignore[arg-type]
     except ClientError as error:
         if "No updates are to be performed" in str(error):
-            return
+            return False
         raise ConfigurationError(f"stack {name}: {error}") from error
     _wait(client, "stack_update_complete", name)
     log.info("stack_updated", stack=name)
+    return True
 
 
 def adopt_bucket(client: CloudFormationClient, name: str, template: Template, *, bucket: str) -> None:
@@ -97,11 +98,11 @@ def deploy_source_stack(
     bucket: str,
     bucket_template: Template,
     bucket_exists: Callable[[], bool],
-) -> None:
+) -> bool:
     """Bring the stack of a source to a template; if the stack was lost and the bucket was not, take it in."""
     if not _is_there(client, name) and bucket_exists():
         adopt_bucket(client, name, bucket_template, bucket=bucket)
-    deploy_stack(client, name, template)
+    return deploy_stack(client, name, template)
 
 
 def _is_there(client: CloudFormationClient, name: str) -> bool:

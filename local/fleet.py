@@ -1,24 +1,39 @@
 """The whole of Esclusa on one machine: the embedded stack, provisioned, and its workers."""
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from local import aws
 from local.ports import PortBlock
-from local.processes import Home, ProcessSpec, Supervisor, living_processes, supervise, write_privately
+from local.processes import (
+    Home,
+    ProcessSpec,
+    Supervisor,
+    find_process,
+    inherited_environment,
+    living_processes,
+    read_state,
+    supervise,
+    write_privately,
+)
 from local.provision import provision
 from local.shop import ShopSize
 from local.stack import FOUNDATION_NAMES, Stack, bring_up, describe, take_down
 from shared.catalog import load_sources
+from shared.errors import Unavailable
 
 #: The workers of the embedded fleet and how many tasks each has at once.
 WORKERS = {"extractor": 2, "processor": 1, "publisher": 1}
 SCHEDULER = "scheduler"
 
 ENVIRONMENT_FILE = "environment.json"
+
+_RESTORE_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +69,15 @@ def up(
         on_step("provisioning queues, Lambdas, buckets and the ledger")
         provisioned = provision(stack, catalog.sources)
         if aws.PROCESS_NAME in stack.started:
+            on_step("registering published batches in the catalog")
+            _restore_catalog(provisioned.environment)
+        if aws.PROCESS_NAME in stack.started or provisioned.has_changed:
             # From here on the local AWS server survives a kill -9 with all that was provisioned.
             aws.checkpoint(supervisor, stack.ports.aws)
         write_privately(home.path / ENVIRONMENT_FILE, json.dumps(provisioned.environment, indent=2) + "\n")
         on_step("starting the workers")
+        references = [reference for source in catalog.sources for reference in source.references()]
+        _stop_workers_with_other_secrets(supervisor, references)
         started = [spec.name for spec in _processes(provisioned.environment) if supervisor.start(spec)]
     return Running(stack, provisioned.environment, (*stack.started, *started))
 
@@ -91,6 +111,33 @@ def start_beside(supervisor: Supervisor, spec: ProcessSpec) -> None:
     """Start one more process of a home, replacing what is left of an earlier one of its name."""
     supervisor.stop(spec.name)
     supervisor.start(spec)
+
+
+def _restore_catalog(environment: dict[str, str]) -> None:
+    """After a kill -9 the local AWS server knows the partitions of its last checkpoint only."""
+    command = [sys.executable, "-m", "services.publisher.restore"]
+    done = subprocess.run(
+        command,
+        env=inherited_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_RESTORE_SECONDS,
+    )
+    if done.returncode != 0:
+        raise Unavailable(f"the catalog could not be restored: {(done.stdout + done.stderr)[-2000:]}")
+
+
+def _stop_workers_with_other_secrets(supervisor: Supervisor, references: Iterable[str]) -> None:
+    """A running worker does not learn of environment variables that were set since: it is started anew."""
+    names = {reference.removeprefix("env:") for reference in references if reference.startswith("env:")}
+    wanted = {name: os.environ.get(name) for name in names}
+    for record in read_state(supervisor.home):
+        process = find_process(record) if record.name in WORKERS else None
+        if process is not None:
+            environment = process.environ()
+            if any(environment.get(name) != value for name, value in wanted.items()):
+                supervisor.stop(record.name)
 
 
 def _processes(environment: dict[str, str]) -> list[ProcessSpec]:

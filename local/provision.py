@@ -33,6 +33,8 @@ class Provisioned:
     """The settings of every process that works against the provisioned stack."""
 
     environment: dict[str, str] = field(repr=False)
+    #: Whether anything had to be created or updated.
+    has_changed: bool
 
 
 def local_plan() -> Plan:
@@ -69,10 +71,9 @@ def provision(stack: Stack, sources: Sequence[Source]) -> Provisioned:
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
     shared = stack_name(PREFIX)
-    deploy_stack(cloudformation, shared, shared_template(plan, origins))
-    for source in sources:
-        _deploy_source(plan, source, cloudformation, clients)
-    return Provisioned(_environment(stack, cloudformation, shared))
+    changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins))]
+    changes += [_deploy_source(plan, source, cloudformation, clients) for source in sources]
+    return Provisioned(_environment(stack, cloudformation, shared), has_changed=any(changes))
 
 
 def bucket_of(source: str) -> str:
@@ -80,9 +81,9 @@ def bucket_of(source: str) -> str:
     return f"{PREFIX}-{source.replace('_', '-')}"
 
 
-def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_Clients") -> None:
+def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_Clients") -> bool:
     bucket = bucket_of(source.name)
-    deploy_source_stack(
+    return deploy_source_stack(
         cloudformation,
         stack_name(PREFIX, source.name),
         source_template(

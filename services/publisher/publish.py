@@ -30,7 +30,7 @@ def publish(assignment: Assignment, *, warehouse: Warehouse, catalog: LakeCatalo
     """
     load = native_load(assignment)
     target = load.contract.publishing.target
-    table = None if target is Target.NATIVE else _external_table(assignment)
+    table = None if target is Target.NATIVE else external_table_of(assignment)
     loaded = None if target is Target.EXTERNAL else warehouse.load(load)
     is_superseded = loaded is not None and loaded.is_superseded
     if table is not None and not is_superseded:
@@ -91,7 +91,8 @@ def external_batch(load: NativeLoad) -> ExternalBatch:
     )
 
 
-def _external_table(assignment: Assignment) -> ExternalTable:
+def external_table_of(assignment: Assignment) -> ExternalTable:
+    """Return the external table of an assignment's contract."""
     return external_table(
         assignment.contract,
         contract_version=assignment.batch.contract_version,
