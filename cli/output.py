@@ -139,6 +139,8 @@ def _json_value(value: object) -> object:
 
 #: Wider than any row. Rich wants to know where a line ends.
 MAX_WIDTH = 1_000_000
+#: What a column of words keeps on a narrow terminal.
+MIN_FOLDED_WIDTH = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +205,14 @@ def _table(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) -> Table
     table = Table()
     for index, item in enumerate(headings):
         is_whole = item.is_whole or item.is_number
+        widest = max(cell_len(text) for text in (item.title, *(row[index] for row in cells)))
         table.add_column(
             Text(item.title),
             justify="right" if item.is_number else "left",
             no_wrap=is_whole,
             overflow="fold",
-            min_width=max(cell_len(row[index]) for row in cells) if is_whole else None,
+            # Without it Rich lets a column shrink to nothing.
+            min_width=widest if is_whole else min(widest, MIN_FOLDED_WIDTH),
         )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
