@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,11 +31,12 @@ def up(sources: SourcesOption = DEFAULT_SOURCES) -> None:
 
     home = Home.find()
     console = Console(stderr=True)
-    if sys.stderr.isatty():
-        with console.status("starting") as shown:
-            running = fleet.up(home, sources, on_step=lambda step: shown.update(Text(text_of(step))))
-    else:
-        running = fleet.up(home, sources, on_step=remark)
+    with _usable(home):
+        if sys.stderr.isatty():
+            with console.status("starting") as shown:
+                running = fleet.up(home, sources, on_step=lambda step: shown.update(Text(text_of(step))))
+        else:
+            running = fleet.up(home, sources, on_step=remark)
     typer.echo(f"started: {', '.join(running.started) or 'nothing, everything ran already'}")
     typer.echo(f"state, data and logs: {text_of(home.path)}")
 
@@ -52,13 +54,33 @@ def down(
     if not home.path.exists():
         typer.echo(f"nothing to stop: {text_of(home.path)} is not there")
         return
-    stopped = fleet.down(home)
+    with _usable(home):
+        stopped = fleet.down(home)
     typer.echo(f"stopped: {', '.join(stopped) or 'nothing, nothing ran'}")
     if delete_data:
         kept = delete_stack_data(home)
         typer.echo(f"deleted: what the stack kept in {text_of(home.path)}")
         if kept:
             remark(f"kept, because the stack did not make it: {', '.join(kept)}")
+
+
+@contextmanager
+def _usable(home: "Home") -> Iterator[None]:
+    """
+    Tell of a home that cannot be written to.
+
+    Raises:
+        ConfigurationError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename or "").startswith(str(home.path)):
+            raise
+        raise ConfigurationError(
+            f"{error.filename}: expected a directory that can be written to, found: {error.strerror}; "
+            "choose another one with ESCLUSA_HOME"
+        ) from error
 
 
 #: Everything that a stack makes in its home. A home may be any directory: nothing else in it is touched.

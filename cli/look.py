@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from shared.fleet import Fleet
     from shared.ports import QueueInspector
 
+#: What a person may ask for at once: it is held in memory.
+MAX_LIMIT = 1_000_000
+
 # ---- status ------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +158,7 @@ def files(
     batch: Annotated[
         str | None, typer.Option("--batch", metavar="ID", help="Only files of this batch.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many files.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_LIMIT, help="At most so many files.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
     """
@@ -449,11 +452,13 @@ def _look_into(inspector: "QueueInspector", queue: QueueName) -> QueueLine:
 def query(
     context: typer.Context,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_LIMIT, help="At most so many rows.")] = 100,
     timeout_seconds: Annotated[
-        float,
-        typer.Option("--timeout", min=0.1, metavar="SECONDS", help="The warehouse gives up after so long."),
-    ] = 60.0,
+        int,
+        typer.Option(
+            "--timeout", min=1, max=3600, metavar="SECONDS", help="The warehouse gives up after so long."
+        ),
+    ] = 60,
     as_json: JsonOption = False,
 ) -> None:
     """

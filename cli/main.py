@@ -12,7 +12,7 @@ import typer
 
 from cli import local, look, plan, sources
 from cli.context import JsonOption
-from cli.output import errors_told, print_json
+from cli.output import ExitCode, errors_told, print_json, visible
 
 EPILOG = """
 Settings are environment variables (docs/settings.md). If ESCLUSA_LEDGER_DSN is not set and the embedded stack of
@@ -77,7 +77,16 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows only ASCII gets everything, written out.
             stream.reconfigure(errors="backslashreplace")
+    for argument in sys.argv[1:]:
+        if _has_broken_text(argument):
+            typer.echo(f"error: expected arguments in UTF-8, found {visible(argument)}", err=True)
+            sys.exit(ExitCode.CONFIGURATION)
     app()
+
+
+def _has_broken_text(argument: str) -> bool:
+    # Python reads bytes that are no UTF-8 as lone surrogates, which no database or service takes.
+    return any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 if __name__ == "__main__":

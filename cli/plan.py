@@ -185,16 +185,18 @@ def crontab(
     lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
     if as_json:
         print_json(
-            [
-                {
-                    "source": line.source,
-                    "every_seconds": int(line.every.total_seconds()),
-                    "schedule": line.schedule,
-                    "command": line.command,
-                    "remark": line.remark or None,
-                }
-                for line in lines
-            ]
+            {
+                "lines": [
+                    {
+                        "source": line.source,
+                        "every_seconds": int(line.every.total_seconds()),
+                        "schedule": line.schedule,
+                        "command": line.command,
+                        "remark": line.remark or None,
+                    }
+                    for line in lines
+                ]
+            }
         )
         return
     typer.echo(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,10 @@ from cli.output import ExitCode
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
 from services.publisher.warehouse import QueryFailed
+from shared import lifecycle
 from shared.catalog import read_sources
+from shared.domain.batches import Stage
+from shared.domain.reasons import Reason
 from shared.errors import Unavailable
 from shared.secrets.memory import MemorySecrets
 
@@ -303,3 +307,43 @@ def test_two_planners_at_once_plan_each_window_once(house: House) -> None:
     assert sum(counts) == 2
     with house.shell.ledger.transaction() as tx:
         assert len(tx.batches()) == 2
+
+
+# ---- replay ------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_replayed_under_the_edited_file(house: House) -> None:
+    file = house.discover()
+    house.run("enqueue")
+    with house.shell.ledger.transaction() as tx:
+        (batch,) = tx.batches(table="customers")
+        lease = timedelta(minutes=1)
+        attempt = lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=lease, max_attempts=3)
+        assert attempt is not None
+        lifecycle.refuse_attempt(tx, attempt, reason=Reason.TYPE_CHANGED, detail="id is no int64")
+    file.write_text(file.read_text().replace("type: string", "type: json"))
+
+    ended = house.run("replay", batch.id, "--note", "the type is mended", "--json")
+
+    assert ended.exit_code == ExitCode.OK, ended.errors
+    (replayed,) = ended.document["batches"]
+    assert (replayed["state"], replayed["contract_version"]) == ("planned", 2)
+    story = house.run("why", batch.id, "--json").document
+    assert story["history"][-1]["detail"] == "the type is mended"
+    assert len(house.shell.queues.waiting("extract")) == 3
+
+
+@pytest.mark.parametrize(
+    "target", ["nonsense", "s3://b/k", "tmp/x", "b" * 5000, "'; DROP TABLE batch --", "%", "🙂"]
+)
+def test_a_target_of_any_form_is_looked_for_and_not_found(house: House, target: str) -> None:
+    house.discover()
+    house.run("enqueue")
+
+    for command in (
+        ["why", target],
+        ["files", "--batch", target],
+        ["replay", target],
+        ["status", "--source", target],
+    ):
+        assert house.run(*command).exit_code == ExitCode.NOT_FOUND, command

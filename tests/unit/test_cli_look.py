@@ -422,9 +422,9 @@ def test_a_query_is_answered_as_json_that_keeps_null_text_and_digits_apart() -> 
 def test_limit_and_timeout_of_a_query_are_handed_on() -> None:
     shell = answering()
 
-    shell.run("query", "SELECT 2", "--limit", "7", "--timeout", "1.5")
+    shell.run("query", "SELECT 2", "--limit", "7", "--timeout", "3")
 
-    assert shell.warehouse.asked == [("SELECT 2", 7, 1.5)]
+    assert shell.warehouse.asked == [("SELECT 2", 7, 3)]
 
 
 def test_a_cut_answer_says_so() -> None:

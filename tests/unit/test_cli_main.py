@@ -179,3 +179,22 @@ def test_data_goes_to_standard_output_and_logs_to_standard_error() -> None:
 
     assert ended.stdout == ""
     assert json.loads(ended.stderr)["event"] == "told"
+
+
+def test_an_argument_that_is_no_text_is_a_usage_error() -> None:
+    program = "import cli.main; cli.main.main()"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "why", b"\xff\x1b"], cwd=ROOT, capture_output=True, check=False
+    )
+
+    assert ended.returncode == ExitCode.CONFIGURATION
+    assert ended.stderr == b"error: expected arguments in UTF-8, found \\udcff\\x1b\n"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "99999999999999999999", "nan", "inf"])
+@pytest.mark.parametrize(
+    "arguments", [("files", "--limit"), ("query", "SELECT 1", "--limit"), ("query", "x", "--timeout")]
+)
+def test_a_number_out_of_bounds_is_a_usage_error(arguments: tuple[str, ...], value: str) -> None:
+    assert run_command(*arguments, value).exit_code == ExitCode.CONFIGURATION

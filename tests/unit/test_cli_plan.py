@@ -47,7 +47,7 @@ def declare(directory: Path, name: str = "shop", *, every: str = "15m", lag: str
 
 
 def cron_of(directory: Path) -> dict[str, str]:
-    (line,) = Shell().run("crontab", "--sources", str(directory), "--json").document
+    (line,) = Shell().run("crontab", "--sources", str(directory), "--json").document["lines"]
     return line
 
 
