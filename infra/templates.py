@@ -317,17 +317,28 @@ def source_template(plan: Plan, *, source: str, bucket: str, database: str) -> T
     }
 
 
-def bucket_template(plan: Plan, *, bucket: str) -> Template:
-    """Return a template of the bucket alone: with it a stack takes in a bucket that is there already."""
-    return {"AWSTemplateFormatVersion": "2010-09-09", "Resources": {"Bucket": _bucket(plan, bucket)}}
+def bucket_template(*, bucket: str) -> Template:
+    """
+    Return a template of the bucket alone and bare: with it a stack takes in a bucket that is there already.
+
+    CloudFormation applies nothing to what it imports, and later only what differs from the template of the
+    import. So whatever this named would never come to the bucket: its doors to the gates, its encryption.
+    """
+    bare = {**_RETAINED_BUCKET, "Properties": {"BucketName": bucket}}
+    return {"AWSTemplateFormatVersion": "2010-09-09", "Resources": {"Bucket": bare}}
+
+
+#: The files of a source outlive its stack.
+_RETAINED_BUCKET: Template = {
+    "Type": "AWS::S3::Bucket",
+    "DeletionPolicy": "Retain",
+    "UpdateReplacePolicy": "Retain",
+}
 
 
 def _bucket(plan: Plan, bucket: str) -> Template:
     return {
-        "Type": "AWS::S3::Bucket",
-        # The files of a source outlive its stack.
-        "DeletionPolicy": "Retain",
-        "UpdateReplacePolicy": "Retain",
+        **_RETAINED_BUCKET,
         "Properties": {
             "BucketName": bucket,
             "PublicAccessBlockConfiguration": {

@@ -90,7 +90,7 @@ def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_C
             plan, source=source.name, bucket=bucket, database=database_name(source.name, prefix=PREFIX)
         ),
         bucket=bucket,
-        bucket_template=bucket_template(plan, bucket=bucket),
+        bucket_template=bucket_template(bucket=bucket),
         bucket_exists=lambda: _bucket_exists(clients.make("s3"), bucket),
     )
 
