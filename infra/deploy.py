@@ -147,14 +147,21 @@ def _wait(client: CloudFormationClient, waiter: str, name: str) -> None:
 
 
 def _failures(client: CloudFormationClient, name: str) -> list[str]:
-    """Return what CloudFormation says of the resources that failed, the newest first."""
+    """Return what CloudFormation says of the resources that failed, or failed its validation before."""
     with _refusals_told(name):
-        events = client.describe_stack_events(StackName=name)["StackEvents"]
-    return [
+        resources = client.describe_stack_events(StackName=name)["StackEvents"]
+        validations = client.describe_events(StackName=name)["OperationEvents"]
+    failed = [
         f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
-        for event in events
+        for event in resources
         if event.get("ResourceStatus", "").endswith("FAILED")
     ]
+    invalid = [
+        f"{event.get('LogicalResourceId', name)}: {event.get('ValidationStatusReason', '')}"
+        for event in validations
+        if event.get("ValidationStatus") == "FAILED"
+    ]
+    return failed + invalid
 
 
 @contextmanager

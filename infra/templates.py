@@ -64,8 +64,8 @@ class Plan:
     worker_visibility_timeout_seconds: int = 120
     function_timeout_seconds: int = 60
     function_memory_mb: int = 512
-    #: Below this many receives a message comes back; restarts cost some, so it is generous.
-    max_receive_count: int = 10
+    #: More than a stage has attempts: it is the ledger that gives a batch up, not its message.
+    max_receive_count: int = 15
     max_concurrency: int = 10
     #: What still lies in `tmp/` after so long, of whatever origin, goes.
     transient_retention_days: int = 7

@@ -9,11 +9,10 @@ Measured on MiniStack 1.5.33.
 import http
 import http.client
 import shutil
-import sys
 from pathlib import Path
 
 from local.ports import LOOPBACK, require_free_port
-from local.processes import Home, ProcessSpec, Supervisor, Tier
+from local.processes import PYTHON, Home, ProcessSpec, Supervisor, Tier
 
 PROCESS_NAME = "aws"
 REGION = "eu-west-1"
@@ -98,7 +97,7 @@ def process(home: Home, port: int) -> ProcessSpec:
     }
     return ProcessSpec(
         name=PROCESS_NAME,
-        command=[sys.executable, "-m", "ministack"],
+        command=[PYTHON, "-m", "ministack"],
         environment=environment,
         # It writes its state when it ends.
         stop_seconds=30.0,

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from local.fleet import Running, dead_processes, start_beside, up
-from local.processes import Home, ProcessSpec, living_processes, supervise
+from local.processes import PYTHON, Home, ProcessSpec, living_processes, supervise
 from local.proof import Comparison, compare
 from local.shop import DSN_VARIABLE
 from services.extractor.enqueue import enqueue
@@ -141,7 +141,7 @@ def _start_writer(home: Home, running: Running) -> None:
     spec = ProcessSpec(
         name=WRITER,
         command=[
-            sys.executable,
+            PYTHON,
             "-m",
             "local.shop",
             "writer",

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from local import aws
 from local.ports import PortBlock
 from local.processes import (
+    PYTHON,
     Home,
     ProcessSpec,
     Supervisor,
@@ -115,7 +115,7 @@ def start_beside(supervisor: Supervisor, spec: ProcessSpec) -> None:
 
 def _restore_catalog(environment: dict[str, str]) -> None:
     """After a kill -9 the local AWS server knows the partitions of its last checkpoint only."""
-    command = [sys.executable, "-m", "services.publisher.restore"]
+    command = [PYTHON, "-m", "services.publisher.restore"]
     done = subprocess.run(
         command,
         env=inherited_environment() | environment,
@@ -144,7 +144,7 @@ def _processes(environment: dict[str, str]) -> list[ProcessSpec]:
     workers = [
         ProcessSpec(
             name=worker,
-            command=[sys.executable, "-m", f"services.{worker}.app"],
+            command=[PYTHON, "-m", f"services.{worker}.app"],
             environment={**environment, "ESCLUSA_CONCURRENCY": str(concurrency)},
             stop_seconds=15.0,
         )
@@ -152,7 +152,7 @@ def _processes(environment: dict[str, str]) -> list[ProcessSpec]:
     ]
     scheduler = ProcessSpec(
         name=SCHEDULER,
-        command=[sys.executable, "-m", "local.scheduler"],
+        command=[PYTHON, "-m", "local.scheduler"],
         environment=environment,
         stop_seconds=10.0,
     )

@@ -17,6 +17,7 @@ import pwd
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ HOME_VARIABLE = "ESCLUSA_HOME"
 SUPERVISED_BY_VARIABLE = "ESCLUSA_SUPERVISED_BY"
 DEFAULT_HOME = ".esclusa"
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
+
+#: The Python of this environment, under the one name it is always started by: `python` and `python3` are two files.
+PYTHON = str(interpreter) if (interpreter := Path(sys.prefix) / "bin" / "python").exists() else sys.executable
 
 # psutil derives the creation time from the boot time, which moves when the clock is set.
 CREATION_TIME_TOLERANCE_SECONDS = 2.0

@@ -8,7 +8,6 @@ The embedded stack as a whole: AWS, PostgreSQL with its databases, the sample sh
 started beside these by whoever needs them, with the same supervisor; `take_down` stops them first.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ from local.postgres import (
     WAREHOUSE_DATABASE,
     EmbeddedPostgres,
 )
-from local.processes import HOME_VARIABLE, Home, ProcessSpec, Supervisor, Tier
+from local.processes import HOME_VARIABLE, PYTHON, Home, ProcessSpec, Supervisor, Tier
 from local.shop import ShopSize, fill_shop
 from shared.errors import ConfigurationError
 
@@ -144,7 +143,7 @@ def crm_process(home: Home, port: int, *, changes_per_second: float) -> ProcessS
     return ProcessSpec(
         name=CRM_PROCESS_NAME,
         command=[
-            *(sys.executable, "-m", "local.crm"),
+            *(PYTHON, "-m", "local.crm"),
             *("--port", str(port)),
             *("--journal", str(home.path / "crm.jsonl")),
             *("--changes-per-second", str(changes_per_second)),

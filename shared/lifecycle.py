@@ -182,7 +182,8 @@ def fail_attempt(tx: LedgerTransaction, attempt: Attempt, *, detail: str, max_at
     End an attempt that raised. The batch waits for another one, or fails if all are used up.
 
     No message is posted for the next attempt: the one that woke this comes back by itself after a pause, and
-    the sweeper sends another if it does not.
+    the sweeper sends another if it does not. It waits the longer, the more attempts there were, so that an
+    outage does not use them up in minutes.
     """
     batch, current = _speaking(tx, attempt)
     now = tx.now()
@@ -198,7 +199,7 @@ def fail_attempt(tx: LedgerTransaction, attempt: Attempt, *, detail: str, max_at
         STAGE_STATES[attempt.stage].waiting,
         actor=_speaker(attempt),
         reason=Reason.ATTEMPT_FAILED,
-        wake=False,
+        awaited_messages=_attempts_used(batch, attempt.stage),
     )
 
 
@@ -430,19 +431,23 @@ def _move(
     *,
     actor: str,
     reason: Reason | None = None,
-    wake: bool = True,
+    awaited_messages: int = 0,
 ) -> Batch:
-    """Enter a state: write it, its history and the messages it needs."""
+    """
+    Enter a state: write it, its history and the messages it needs.
+
+    With `awaited_messages` none is posted: one is on its way already, and so many came before it.
+    """
     now = tx.now()
-    messages = messages_for(replace(batch, state=state)) if wake else []
+    messages = [] if awaited_messages else messages_for(replace(batch, state=state))
     moved = tx.save_batch(
         replace(
             batch,
             state=state,
             changed_at=now,
             reason=reason,
-            woken_at=now if messages or not wake else None,
-            wake_count=1 if messages else 0,
+            woken_at=now if messages or awaited_messages else None,
+            wake_count=awaited_messages + 1 if awaited_messages else min(len(messages), 1),
         )
     )
     last = tx.events(batch.id)[-1]

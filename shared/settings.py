@@ -36,7 +36,12 @@ class FleetSettings(BaseSettings):
     claim_lease_seconds: int = Field(
         120, ge=2, description="A batch whose worker gave no sign of life for so long may be taken over."
     )
-    max_attempts: int = Field(8, ge=1, description="A stage of a batch is tried so often before it fails.")
+    max_attempts: int = Field(
+        12,
+        ge=1,
+        description="A stage of a batch is tried so often before it fails. With the pauses between attempts "
+        "(ESCLUSA_BACKOFF_BASE_SECONDS, doubled up to ESCLUSA_BACKOFF_MAX_SECONDS) twelve last over an hour.",
+    )
     aws_endpoint_url: str = Field(
         "", validation_alias="AWS_ENDPOINT_URL", description="The local AWS server; unset in AWS."
     )

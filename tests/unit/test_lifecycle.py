@@ -525,7 +525,7 @@ def test_a_failed_attempt_lets_the_batch_wait_for_the_next_without_a_message(
     assert life.batch.state is STAGE_STATES[stage].waiting
     assert (life.batch.reason, life.batch.detail) == (Reason.ATTEMPT_FAILED, "connection refused")
     assert life.sent() == []
-    assert (life.batch.woken_at, life.batch.wake_count) == (NOON, 0)
+    assert (life.batch.woken_at, life.batch.wake_count) == (NOON, 2)
 
 
 @pytest.mark.parametrize("stage", Stage)
