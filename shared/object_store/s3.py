@@ -150,6 +150,8 @@ class S3ObjectStore:
                 CopySourceIfMatch=original["ETag"],
                 # S3 makes one SHA-256 of the whole target, also when the source came in parts.
                 ChecksumAlgorithm="SHA256",
+                # Copying the tags that a stranger or a scanner gave an object would take rights of its own.
+                TaggingDirective="REPLACE",
                 IfNoneMatch="*",
             )
 

@@ -158,7 +158,7 @@ def test_a_stack_whose_creation_failed_can_be_deployed_once_the_cause_is_cured(a
     taken = {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": account.make_bucket()}}
     broken = shared_template(account.plan, [])
     broken["Resources"]["Taken"] = taken
-    with pytest.raises(ConfigurationError, match=f"stack {account.shared_name} failed: .*Validation failed"):
+    with pytest.raises(ConfigurationError, match=f"stack {account.shared_name} failed: .*Taken: .*exists"):
         deploy_stack(account.cloudformation, account.shared_name, broken)
 
     account.deploy_shared()
