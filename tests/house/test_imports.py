@@ -14,7 +14,8 @@ from infra.templates import FUNCTION_QUEUES, SWEEPER
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = [*FUNCTION_QUEUES, SWEEPER]
 
-#: Each costs more at a cold start than all else together, or belongs to workers and people only.
+#: Each costs more at a cold start than all else together, or belongs to workers and people only. Not rich:
+#: structlog takes it where it is installed, and in the zip of the Lambdas it is not.
 HEAVY = {
     "alembic",
     "celery",
@@ -25,7 +26,6 @@ HEAVY = {
     "pandas",
     "requests",
     "typer",
-    "rich",
     "duckdb",
 }
 
