@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from local import aws
@@ -21,7 +22,7 @@ from local.processes import (
     supervise,
     write_privately,
 )
-from local.provision import provision
+from local.provision import CLAIM_LEASE, provision
 from local.shop import ShopSize
 from local.stack import FOUNDATION_NAMES, Stack, bring_up, describe, take_down
 from shared.catalog import load_sources
@@ -52,6 +53,7 @@ def up(
     *,
     ports: PortBlock | None = None,
     shop_size: ShopSize | None = None,
+    claim_lease: timedelta = CLAIM_LEASE,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Running:
     """
@@ -67,7 +69,7 @@ def up(
     with supervise(home, purpose="up") as supervisor:
         stack = bring_up(supervisor, ports=ports or PortBlock.find(), shop_size=shop_size, on_step=on_step)
         on_step("provisioning queues, Lambdas, buckets and the ledger")
-        provisioned = provision(stack, catalog.sources)
+        provisioned = provision(stack, catalog.sources, claim_lease=claim_lease)
         if aws.PROCESS_NAME in stack.started:
             on_step("registering published batches in the catalog")
             _restore_catalog(provisioned.environment)

@@ -37,7 +37,7 @@ class Provisioned:
     has_changed: bool
 
 
-def local_plan() -> Plan:
+def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
     """Return what is deployed locally: the same templates as in AWS, with times for people who watch."""
     return Plan(
         prefix=PREFIX,
@@ -49,14 +49,16 @@ def local_plan() -> Plan:
         function_timeout_seconds=20,
         max_concurrency=2,
         environment=(
-            ("ESCLUSA_CLAIM_LEASE_SECONDS", str(int(CLAIM_LEASE.total_seconds()))),
+            ("ESCLUSA_CLAIM_LEASE_SECONDS", str(int(claim_lease.total_seconds()))),
             ("ESCLUSA_SWEEP_WAKE_AFTER_SECONDS", "10"),
             ("ESCLUSA_SWEEP_STRAY_AFTER_SECONDS", "300"),
         ),
     )
 
 
-def provision(stack: Stack, sources: Sequence[Source]) -> Provisioned:
+def provision(
+    stack: Stack, sources: Sequence[Source], *, claim_lease: timedelta = CLAIM_LEASE
+) -> Provisioned:
     """
     Bring secrets, ledger and stacks to what the sources need. Repeating it is no error.
 
@@ -67,13 +69,14 @@ def provision(stack: Stack, sources: Sequence[Source]) -> Provisioned:
     clients = _Clients(stack)
     _put_secrets(stack, clients)
     upgrade(stack.control_dsn)
-    plan = local_plan()
+    plan = local_plan(claim_lease=claim_lease)
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
     shared = stack_name(PREFIX)
     changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins))]
     changes += [_deploy_source(plan, source, cloudformation, clients) for source in sources]
-    return Provisioned(_environment(stack, cloudformation, shared), has_changed=any(changes))
+    environment = _environment(stack, cloudformation, shared, claim_lease=claim_lease)
+    return Provisioned(environment, has_changed=any(changes))
 
 
 def bucket_of(source: str) -> str:
@@ -139,7 +142,9 @@ def _put_secrets(stack: Stack, clients: _Clients) -> None:
             client.put_secret_value(SecretId=name, SecretString=text)
 
 
-def _environment(stack: Stack, cloudformation: Any, shared_stack: str) -> dict[str, str]:
+def _environment(
+    stack: Stack, cloudformation: Any, shared_stack: str, *, claim_lease: timedelta
+) -> dict[str, str]:
     described = cloudformation.describe_stacks(StackName=shared_stack)["Stacks"][0]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
     urls = {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
@@ -151,7 +156,7 @@ def _environment(stack: Stack, cloudformation: Any, shared_stack: str) -> dict[s
         "ESCLUSA_WAREHOUSE_DSN": f"secretsmanager:{WAREHOUSE_SECRET}#dsn",
         "ESCLUSA_BUCKET_PREFIX": PREFIX,
         "ESCLUSA_QUEUE_URLS": json.dumps(urls),
-        "ESCLUSA_CLAIM_LEASE_SECONDS": str(int(CLAIM_LEASE.total_seconds())),
+        "ESCLUSA_CLAIM_LEASE_SECONDS": str(int(claim_lease.total_seconds())),
         "ESCLUSA_WAIT_TIME_SECONDS": "2",
         "ESCLUSA_VISIBILITY_TIMEOUT_SECONDS": "30",
         "ESCLUSA_BACKOFF_BASE_SECONDS": "2",
