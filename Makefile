@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # Two test processes fit a small machine; each starts servers of its own.
 TEST_PROCESSES ?= 2
 TESTS ?= tests
+# Hashes, and no registry's address. What is deployed has the versions that were tested.
+COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .PHONY: help demo test lint format up down lambdas lock clean
 
@@ -38,10 +41,9 @@ lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.
 	$(BIN)/python -m infra.package
 
 lock: $(VENV)/.dev ## Compile requirements/*.txt anew from pyproject.toml.
-	@for extra in local dev lambdas; do \
-		$(BIN)/uv pip compile --quiet pyproject.toml --extra $$extra --universal --python-version 3.11 \
-			--generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements/$$extra.txt; \
-	done
+	$(COMPILE) --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra local -c requirements/dev.txt -o requirements/local.txt
+	$(COMPILE) --extra lambdas -c requirements/dev.txt -o requirements/lambdas.txt
 
 clean: ## Stop the fleet and delete the environment and all local data.
 	@if [ -x $(BIN)/esclusa ]; then $(BIN)/esclusa down --delete-data; fi

@@ -451,9 +451,9 @@ def _move(
         )
     )
     last = tx.events(batch.id)[-1]
-    tx.append_event(
-        BatchEvent(batch.id, last.sequence + 1, last.to_state, state, now, actor, reason, batch.detail)
-    )
+    # The batch keeps what went wrong last; the event of a step that went well says nothing of it.
+    detail = batch.detail if reason is not None else ""
+    tx.append_event(BatchEvent(batch.id, last.sequence + 1, last.to_state, state, now, actor, reason, detail))
     for message in messages:
         tx.post(message)
     return moved
