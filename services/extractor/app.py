@@ -48,7 +48,7 @@ def main() -> int:
     app = make_worker_app(
         "extractor",
         queue=WorkerQueue(QueueName.EXTRACT, fleet.queue_url(QueueName.EXTRACT)),
-        settings=WorkerSettings(),
+        settings=WorkerSettings(region=fleet.region),
         task_modules=["services.extractor.tasks"],
     )
     return run_worker(app)

@@ -44,7 +44,7 @@ def main() -> int:
     app = make_worker_app(
         "processor",
         queue=WorkerQueue(QueueName.PROCESS, fleet.queue_url(QueueName.PROCESS)),
-        settings=WorkerSettings(),
+        settings=WorkerSettings(region=fleet.region),
         task_modules=["services.processor.tasks"],
     )
     return run_worker(app)

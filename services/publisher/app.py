@@ -57,7 +57,7 @@ def main() -> int:
     app = make_worker_app(
         "publisher",
         queue=WorkerQueue(QueueName.PUBLISH, fleet.queue_url(QueueName.PUBLISH)),
-        settings=WorkerSettings(),
+        settings=WorkerSettings(region=fleet.region),
         task_modules=["services.publisher.tasks"],
     )
     return run_worker(app)
