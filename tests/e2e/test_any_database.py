@@ -16,6 +16,8 @@ from local.proof import compare
 from services.extractor.discovery import discover_postgres
 from shared.catalog import load_sources
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 SCHEMA = """
 CREATE SCHEMA "Sales & Co";
 CREATE TYPE "Sales & Co"."Mood" AS ENUM ('happy', 'it''s "ok"');
@@ -49,7 +51,6 @@ def unseen_dsn(fleet: SmallFleet) -> Iterator[str]:
         yield dsn
 
 
-@pytest.mark.timeout(300)
 def test_a_database_never_seen_before_is_taken_in(fleet: SmallFleet, unseen_dsn: str) -> None:
     written = discover_postgres(unseen_dsn, source="unseen", reference="secretsmanager:esclusa/unseen#dsn")
 

@@ -11,6 +11,8 @@ from shared.domain.batches import GATE_STATES, Batch, BatchState
 from shared.domain.files import Area, DataFile, Location
 from shared.domain.reasons import Reason
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 
 @dataclass
 class Vandal:
@@ -54,7 +56,6 @@ TABLE_OF_AREA = {
 }
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -134,7 +135,6 @@ def wait_until_set_aside(fleet: SmallFleet, batch: Batch, area: Area) -> None:
     until(is_set_aside, what=f"the refused object of {batch.table} in {area}/ to be set aside")
 
 
-@pytest.mark.timeout(300)
 def test_an_object_put_in_by_hand_is_set_aside_and_moves_nothing(fleet: SmallFleet) -> None:
     fleet.move_everything("shop")
     published = next(iter(fleet.batches(table="orders", states=frozenset({BatchState.PUBLISHED}))))

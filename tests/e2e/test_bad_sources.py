@@ -20,6 +20,8 @@ from shared.lifecycle import messages_for
 from shared.queues.sqs import SqsSender, make_sqs_client
 from shared.settings import FleetSettings
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 TABLES = """
 CREATE TABLE sound (id integer PRIMARY KEY, name text);
 CREATE TABLE vanished (id integer PRIMARY KEY, name text);
@@ -101,7 +103,6 @@ def frail_dsn(fleet: SmallFleet) -> Iterator[str]:
         yield dsn
 
 
-@pytest.mark.timeout(300)
 def test_each_bad_table_is_held_for_its_reason_and_cured_while_the_others_arrive(
     fleet: SmallFleet, frail_dsn: str
 ) -> None:
@@ -137,7 +138,6 @@ def test_each_bad_table_is_held_for_its_reason_and_cured_while_the_others_arrive
 CELL_REASON = str(Reason.CELL_NOT_CONVERTIBLE)
 
 
-@pytest.mark.timeout(300)
 def test_without_its_mask_key_nothing_of_a_table_leaves(fleet: SmallFleet) -> None:
     masked = "source_type: text, type: string, mask: {hmac: {domain: name}}"
     with fleet.own_source("keyless", TABLES):
@@ -190,7 +190,6 @@ def enqueue_in_a_new_process(fleet: SmallFleet) -> dict[str, EnqueuedSource]:
     return {outcome.source: outcome for outcome in enqueue(fleet.catalog_sources(), fleet=connected)}
 
 
-@pytest.mark.timeout(300)
 def test_an_outbox_that_filled_while_the_queues_were_away_is_sent_when_they_are_back(
     fleet: SmallFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ from support.fleet import SmallFleet, until
 from local.processes import living_processes
 from shared.domain.batches import STAGE_STATES, AttemptState, BatchState, Stage
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 WORKERS = {"extractor": Stage.EXTRACT, "processor": Stage.PROCESS, "publisher": Stage.PUBLISH}
 
 
@@ -27,7 +29,6 @@ def kill_all(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_task_killed_between_its_work_and_its_record_is_done_again(fleet: SmallFleet, worker: str) -> None:
     stage = WORKERS[worker]
@@ -47,7 +48,6 @@ def test_a_task_killed_between_its_work_and_its_record_is_done_again(fleet: Smal
     assert (attempts[0], attempts[-1]) == (AttemptState.EXPIRED, AttemptState.SUCCEEDED)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_worker_killed_with_its_tasks_changes_nothing_once_it_is_back(
     fleet: SmallFleet, worker: str
@@ -65,7 +65,6 @@ def test_a_worker_killed_with_its_tasks_changes_nothing_once_it_is_back(
     assert living_processes(fleet.home)[worker] != main.pid
 
 
-@pytest.mark.timeout(300)
 def test_a_lambda_killed_in_its_invocation_changes_nothing(fleet: SmallFleet) -> None:
     server = psutil.Process(living_processes(fleet.home)["aws"])
     with fleet.held_in(BatchState.EXTRACTED, table="orders") as batch_id:
@@ -81,7 +80,6 @@ def test_a_lambda_killed_in_its_invocation_changes_nothing(fleet: SmallFleet) ->
     assert server.is_running()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", ["aws", "postgres"])
 def test_a_server_killed_under_the_fleet_changes_nothing_once_it_is_back(
     fleet: SmallFleet, part: str
@@ -100,7 +98,6 @@ def test_a_server_killed_under_the_fleet_changes_nothing_once_it_is_back(
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
 
 
-@pytest.mark.timeout(300)
 def test_after_a_kill_of_the_whole_fleet_up_brings_back_all_of_it(fleet: SmallFleet) -> None:
     with fleet.held_in(BatchState.EXTRACTING, table="orders") as batch_id:
         kill_all(fleet.everything())
@@ -112,7 +109,6 @@ def test_after_a_kill_of_the_whole_fleet_up_brings_back_all_of_it(fleet: SmallFl
     fleet.assert_all_equal()
 
 
-@pytest.mark.timeout(300)
 def test_the_fleet_goes_on_with_every_queue_purged(fleet: SmallFleet) -> None:
     sqs = fleet.client("sqs")
     with fleet.held_in(BatchState.EXTRACTED, table="orders") as batch_id:

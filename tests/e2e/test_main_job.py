@@ -17,6 +17,8 @@ from shared.domain.counts import Count
 from shared.domain.files import TRANSIENT_AREAS, Area
 from shared.errors import ConfigurationError
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 
 def test_everything_of_both_sources_arrives_row_by_row(fleet: SmallFleet) -> None:
     fleet.move_everything()

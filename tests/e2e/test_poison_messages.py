@@ -13,6 +13,8 @@ from shared.domain.files import Area
 from shared.messages import EXTRACT_TASK, clean_message, gate_message, task_message
 from shared.ports import QueueName
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 HOSTILE = {
     "no JSON": "hello",
     "blank": " ",
@@ -74,7 +76,6 @@ def impatient_queues(fleet: SmallFleet) -> Iterator[None]:
         sqs.set_queue_attributes(QueueUrl=fleet.queue_url(queue), Attributes=before[queue])
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("impatient_queues")
 def test_poison_of_every_shape_ends_among_the_dead_letters_of_every_queue(fleet: SmallFleet) -> None:
     sqs = fleet.client("sqs")

@@ -24,8 +24,9 @@ from shared.domain.batches import BatchState
 from shared.domain.files import Area
 from shared.ports import QueueName
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-@pytest.mark.timeout(300)
+
 def test_nothing_that_is_masked_and_no_secret_is_anywhere(fleet: SmallFleet) -> None:
     fleet.move_everything()
     forbidden = personal_texts(fleet) | secret_texts(fleet)
