@@ -499,7 +499,7 @@ def test_a_publisher_that_finds_a_newer_snapshot_supersedes_the_batch(life: Life
     assert life.batch.reason is Reason.NEWER_SNAPSHOT_PUBLISHED
 
 
-@pytest.mark.parametrize("state", FINAL_STATES)
+@pytest.mark.parametrize("state", sorted(FINAL_STATES))
 def test_nothing_leaves_a_final_state(life: Life, state: BatchState) -> None:
     life.go_to(BatchState.PUBLISHING)
     life.complete(life.running(Stage.PUBLISH), StageResult(is_superseded=state is BatchState.SUPERSEDED))
