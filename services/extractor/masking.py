@@ -26,6 +26,8 @@ from shared.ports import SecretStore
 REDACTED = "[redacted]"
 CLEAR_CHARACTERS = 4
 
+_OTHER_DIGIT = r"[\p{Nd}--[0-9]]"
+
 #: NIST SP 800-107 wants keys of HMAC no shorter than the strength they are to give.
 MIN_KEY_BYTES = 16
 
@@ -170,7 +172,8 @@ def normalized(value: pl.Expr, normalization: Normalization) -> pl.Expr:
         case Normalization.EMAIL:
             form = value.str.strip_chars().str.to_lowercase()
         case Normalization.PHONE:
-            form = _phone_form(value)
+            # Digits of other scripts would be lost, and two numbers become one.
+            form = pl.when(value.str.contains(_OTHER_DIGIT)).then(value).otherwise(_phone_form(value))
     return pl.when(form.is_in(["", "+"])).then(value).otherwise(form)
 
 

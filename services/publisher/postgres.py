@@ -399,8 +399,12 @@ def as_csv(block: pl.DataFrame) -> str:
     >>> as_csv(pl.DataFrame({"a": ["", None, "x"], "b": [b"\\xff", None, b""]}))
     '"","\\\\xff"\\n,\\n"x","\\\\x"\\n'
     """
-    expressions = [_readable(column) for column in block.get_columns()]
-    return block.select(expressions).write_csv(include_header=False, quote_style="non_numeric")
+    # By position: Polars takes names such as `*` and `^a$` for patterns.
+    numbered = pl.DataFrame(
+        [column.alias(f"c{position}") for position, column in enumerate(block.get_columns())]
+    )
+    expressions = [_readable(column) for column in numbered.get_columns()]
+    return numbered.select(expressions).write_csv(include_header=False, quote_style="non_numeric")
 
 
 def _readable(column: pl.Series) -> pl.Expr:

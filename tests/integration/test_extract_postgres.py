@@ -527,6 +527,24 @@ def test_values_do_not_get_into_errors(shop: Shop) -> None:
     assert "clear-name" not in repr(refused.__cause__) + repr(refused.__context__.__class__) + str(refused)
 
 
+@pytest.mark.parametrize(
+    "body", ["RAISE EXCEPTION 'found %', name", "EXECUTE name"], ids=["raises it", "runs it"]
+)
+def test_values_that_a_views_function_repeats_do_not_get_into_errors(shop: Shop, body: str) -> None:
+    shop.run(
+        "CREATE TABLE base (name text)",
+        "INSERT INTO base VALUES ('clearname')",
+        f"CREATE FUNCTION told(name text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN 1; END $$",
+        "CREATE VIEW customers AS SELECT told(name) AS id FROM base",
+    )
+
+    with pytest.raises(Unavailable) as failed:
+        shop.extract(make_contract([column("id", "int32")]))
+
+    assert "clearname" not in str(failed.value)
+    assert "SQLSTATE" in str(failed.value)
+
+
 # ---- outages -----------------------------------------------------------------------------------------------
 
 

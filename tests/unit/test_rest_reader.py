@@ -271,7 +271,7 @@ def test_a_source_may_allow_only_shorter_pages_than_asked_for() -> None:
 ELSEWHERE = ["http://127.0.0.1:{other}/x", "https://127.0.0.1:{own}/x", "//127.0.0.1:{other}/x", "http://localhost:{own}/x",
              "http://127.0.0.1:{own}@127.0.0.1:{other}/x", "http://user:pw@127.0.0.1:{own}/x",
              "http://127.0.0.1:{other}\\@127.0.0.1:{own}/x", "http:\\\\127.0.0.1:{other}/x", "file:///etc/passwd",
-             "ftp://127.0.0.1:{own}/x", "http://[::1]:{own}/x", "http://127.0.0.1:99999/x"]  # fmt: skip
+             "ftp://127.0.0.1:{own}/x", "http://[::1]:{own}/x", "http://[::1", "//[", "http://127.0.0.1:99999/x"]  # fmt: skip
 
 
 @pytest.mark.parametrize("link", ELSEWHERE)
@@ -342,6 +342,36 @@ def test_a_rate_limit_is_waited_for() -> None:
     def answer(asked: Asked) -> Reply:
         if len(server.asked) <= 6:
             return Reply(status=429, headers={"Retry-After": "0"})
+        return Reply({"data": people(1, 1)})
+
+    with hostile_server(answer) as server:
+        _, body = read(contract_of(), server.url)
+
+    assert body == lines(1, 1)
+
+
+@pytest.mark.parametrize("relations", ["next", "last next", "NEXT", "Next\tlast"])
+def test_a_next_link_may_have_other_relations_and_letters_of_any_case(relations: str) -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/more":
+            return Reply({"data": people(2, 2)})
+        return Reply(
+            {"data": people(1, 1)}, headers={"Link": f'</first>; rel="first", </more>; rel="{relations}"'}
+        )
+
+    with hostile_server(answer) as server:
+        _, body = read(contract_of(paging="next_link", next_link="header"), server.url)
+
+    assert body == lines(1, 2)
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["Fri, 31 Dec 9999 23:59:59 -2300", "1 Jan 99999999999999999999 00:00", "soon", ""]
+)
+def test_a_rate_limit_that_says_nonsense_is_waited_for(retry_after: str) -> None:
+    def answer(asked: Asked) -> Reply:
+        if len(server.asked) == 1:
+            return Reply(status=429, headers={"Retry-After": retry_after})
         return Reply({"data": people(1, 1)})
 
     with hostile_server(answer) as server:

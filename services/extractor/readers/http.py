@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 import requests
 import structlog
 from requests.adapters import HTTPAdapter
+from requests.utils import parse_header_links
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, LocationParseError
@@ -148,7 +149,10 @@ class JsonClient:
         # Parsers differ over these, and one of them would be right about where the request goes.
         if any(character <= " " or character in "\\\x7f" for character in link):
             raise self._invalid("a link holds a character that no URL has")
-        url = urljoin(seen_at, link)
+        try:
+            url = urljoin(seen_at, link)
+        except ValueError:  # a bracket that opens no address
+            raise self._invalid("a link is no URL") from None
         self._require_origin(url)
         return url
 
@@ -196,17 +200,16 @@ class JsonClient:
                 if not response.is_redirect:
                     self._require_success(response)
                     body = self._read_body(response)
-                    next_link = response.links.get("next", {}).get("url")
-                    return Answer(url, self._parse(body), next_link)
+                    return Answer(url, self._parse(body), _next_link(response))
                 url, parameters = self.resolve(response.headers["Location"], seen_at=url), {}
         raise self._invalid(f"it redirects more than {MAX_REDIRECTS} times")
 
     def _ask_clock(self, url: str) -> datetime:
         with self._send("HEAD", url, {}) as response:
-            try:
-                return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
-            except (KeyError, ValueError) as error:
-                raise self._invalid("it answers without a header Date that says when") from error
+            moment = _moment_of(response.headers.get("Date", ""))
+            if moment is None:
+                raise self._invalid("it answers without a header Date that says when")
+            return moment
 
     @contextmanager
     def _send(self, method: str, url: str, parameters: Mapping[str, str]) -> Iterator[requests.Response]:
@@ -371,8 +374,28 @@ def _retry_after_seconds(response: requests.Response) -> float:
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return max(FIRST_PAUSE_SECONDS, float(text[:9]))
+    moment = _moment_of(text)
+    if moment is None:
+        return DEFAULT_RETRY_AFTER_SECONDS
+    return max(FIRST_PAUSE_SECONDS, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _moment_of(text: str) -> datetime | None:
+    """Return the moment that a header tells, in UTC; None if it tells none. Of the old forms one has no zone."""
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
-        return DEFAULT_RETRY_AFTER_SECONDS
-    return max(FIRST_PAUSE_SECONDS, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _next_link(response: requests.Response) -> str | None:
+    """
+    Return the target of the link to the next page; None if there is none.
+
+    A link may have several relations, in letters of any case: `rel="last NEXT"`. Source: RFC 8288, 3.3.
+    """
+    for link in parse_header_links(response.headers.get("Link", "")):
+        if "next" in link.get("rel", "").lower().split():
+            return str(link["url"])
+    return None

@@ -430,8 +430,8 @@ def _translated(place: str) -> Iterator[None]:
     """
     Turn the driver's errors into ours.
 
-    Only the first line of the server's message is kept, since detail and context repeat values of rows; and of
-    errors about data not even that one.
+    Only the first line of the server's message is kept, since detail and context repeat values of rows; and not
+    even that one of errors that may be about data.
     """
     try:
         yield
@@ -449,5 +449,14 @@ def _translated(place: str) -> Iterator[None]:
         raise Unavailable(f"{place}: {_said(error)}") from None
 
 
+#: Classes of SQLSTATE whose messages tell of servers, rights and names only. All others may quote values: a view's
+#: function can raise any text, or run one as SQL. Source: PostgreSQL documentation, appendix A.
+_SPEAKING_CLASSES = frozenset({"08", "25", "28", "3D", "3F", "40", "53", "55", "57"})
+_SPEAKING_STATES = frozenset({"42501", "42703", "42P01"})
+
+
 def _said(error: psycopg.Error) -> str:
-    return f"{type(error).__name__}: {error.diag.message_primary or error}"
+    state = error.sqlstate
+    if state is None or state[:2] in _SPEAKING_CLASSES or state in _SPEAKING_STATES:
+        return f"{type(error).__name__}: {error.diag.message_primary or error}"
+    return f"{type(error).__name__}, SQLSTATE {state}; the server's own log tells more"
