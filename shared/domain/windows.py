@@ -10,6 +10,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: The slot of the first window of a table, which has no lower bound.
 INITIAL_SLOT = "initial"
 
+#: Sets the slots of snapshots apart. A window that begins where a snapshot ended is another batch: a table may be
+#: given a cursor, and lose it again.
+SNAPSHOT_SLOT_PREFIX = "snapshot "
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -93,4 +97,4 @@ def due_snapshot(watermark: datetime | None, *, horizon: datetime, schedule: Sch
     closed = floor_to(horizon, schedule.every)
     if watermark is not None and closed <= watermark:
         return []
-    return [PlannedWindow(slot_of(closed), Window(None, closed))]
+    return [PlannedWindow(SNAPSHOT_SLOT_PREFIX + slot_of(closed), Window(None, closed))]

@@ -148,7 +148,7 @@ def test_windows_tile_the_cursor_without_gap_or_overlap(
 def test_a_snapshot_reads_everything_and_is_named_by_when_it_was_due() -> None:
     due = due_snapshot(None, horizon=NOON + timedelta(minutes=7), schedule=QUARTERLY)
 
-    assert due == [PlannedWindow("2026-11-22T12:00:00.000000Z", Window(None, NOON))]
+    assert due == [PlannedWindow("snapshot 2026-11-22T12:00:00.000000Z", Window(None, NOON))]
 
 
 def test_a_snapshot_is_due_once() -> None:
