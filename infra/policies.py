@@ -34,6 +34,7 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
         *own,
         _list(prefix, actions=["s3:ListBucket", "s3:ListBucketMultipartUploads"]),
         _objects("DeleteStrays", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
+        _delete_rejects(prefix),
         _objects("AbortUploads", prefix, uploads, [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
     ]
 
@@ -95,6 +96,19 @@ def _objects(sid: str, prefix: str, actions: Sequence[str], areas: Iterable[Area
         "Effect": "Allow",
         "Action": list(actions),
         "Resource": [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{prefix}-*/{area}/*"} for area in areas],
+        "Condition": {"StringEquals": {"s3:ResourceAccount": {"Ref": "AWS::AccountId"}}},
+    }
+
+
+def _delete_rejects(prefix: str) -> Statement:
+    """Allow to delete what a processor that died wrote to `quarantine/`; what a gate refused is evidence."""
+    return {
+        "Sid": "DeleteRejects",
+        "Effect": "Allow",
+        "Action": ["s3:DeleteObject"],
+        "Resource": [
+            {"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{prefix}-*/{Area.QUARANTINE}/*/rejects-?????.csv"}
+        ],
         "Condition": {"StringEquals": {"s3:ResourceAccount": {"Ref": "AWS::AccountId"}}},
     }
 

@@ -46,3 +46,6 @@ def _renew_until(finished: threading.Event, attempt: Attempt, ledger: Ledger, le
         except Unavailable as error:
             # The ledger may be back before the lease is over.
             log.warning("lease_not_renewed", detail=str(error))
+        except Exception:
+            # Whatever it is, the next renewal may succeed; without any, every long attempt would be done twice.
+            log.exception("lease_renewal_failed")

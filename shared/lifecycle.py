@@ -240,8 +240,8 @@ def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, max_attempts: int
 
 
 def writer_of(area: Area) -> Stage:
-    """Return the stage whose attempts number the files of an area."""
-    return Stage.PROCESS if area is Area.FINAL else Stage.EXTRACT
+    """Return the stage whose attempts number the files that are written to an area."""
+    return Stage.PROCESS if area in {Area.FINAL, Area.QUARANTINE} else Stage.EXTRACT
 
 
 def files_to_check(tx: LedgerTransaction, batch: Batch, area: Area) -> list[DataFile]:
@@ -315,6 +315,12 @@ def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
             return  # its attempt recorded it meanwhile
         tx.save_file(replace(file, checked_at=now, deleted_at=None))
     tx.post(OutboxMessage(QueueName.CLEAN, set_aside_message(file.location), group=file.location.bucket))
+
+
+def record_set_aside(tx: LedgerTransaction, file: DataFile) -> None:
+    """Record a copy in `quarantine/`, if the ledger does not know it yet."""
+    kept = FileStatus.INCORRECT if file.status is FileStatus.INCORRECT else FileStatus.CORRECT
+    tx.insert_file(replace(file, area=Area.QUARANTINE, status=kept, recorded_at=tx.now(), deleted_at=None))
 
 
 def _before_gate(tx: LedgerTransaction, file: DataFile, *, area: Area) -> Batch | None:

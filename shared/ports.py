@@ -122,9 +122,13 @@ class LedgerTransaction(Protocol):
         ...
 
     def batches_to_wake(
-        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+        self, *, states: Collection[BatchState], woken_before: Sequence[datetime], limit: int
     ) -> list[Batch]:
-        """Return batches in these states that were last woken before a moment, longest ago first."""
+        """
+        Return batches in these states that were last woken before a moment, longest ago first.
+
+        The first moment is for batches woken once, the second for those woken twice, the last for any others.
+        """
         ...
 
     def save_batch(self, batch: Batch) -> Batch:
@@ -184,6 +188,10 @@ class LedgerTransaction(Protocol):
         """Return the file at a location."""
         ...
 
+    def files_at(self, bucket: str, keys: Collection[str]) -> list[DataFile]:
+        """Return the files that the ledger knows of so many keys of a bucket."""
+        ...
+
     def files(
         self,
         *,
@@ -225,7 +233,7 @@ class LedgerTransaction(Protocol):
         """Add a message; it leaves after the commit."""
         ...
 
-    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+    def pending_messages(self, *, limit: int, without: Collection[QueueName] = ()) -> list[PendingMessage]:
         """Return unsent messages that no other transaction holds, oldest first, and lock them."""
         ...
 
@@ -417,10 +425,10 @@ class QueueSender(Protocol):
 
     def send(self, messages: Sequence[OutboxMessage]) -> list[int]:
         """
-        Send messages and return the indexes of those that left.
+        Send messages and return the indexes of those that left. What one queue refuses holds up no other.
 
         Raises:
-            Unavailable: if none could be sent.
+            Unavailable: if the service does not answer and nothing left.
         """
         ...
 

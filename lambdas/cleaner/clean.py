@@ -119,15 +119,6 @@ def _set_aside(file: DataFile, *, ledger: Ledger, store: ObjectStore) -> bool:
     target = Location(file.location.bucket, quarantine_key(file.location.key, sha256=sha256))
     store.copy(file.location, target, sha256=sha256)
     with ledger.transaction() as tx:
-        tx.insert_file(
-            replace(
-                file,
-                location=target,
-                area=Area.QUARANTINE,
-                file_size_in_bytes=info.file_size_in_bytes,
-                sha256=sha256,
-                status=FileStatus.INCORRECT if file.status is FileStatus.INCORRECT else FileStatus.CORRECT,
-                recorded_at=tx.now(),
-            )
-        )
+        size = info.file_size_in_bytes
+        lifecycle.record_set_aside(tx, replace(file, location=target, file_size_in_bytes=size, sha256=sha256))
     return True

@@ -12,12 +12,10 @@ from shared.fleet import Fleet
 
 
 def handle(event: Mapping[str, Any], context: object) -> dict[str, int]:  # noqa: ARG001  Lambda's signature
-    """Sweep every source's bucket. `{"deep": true}` searches `final/` for strays as well."""
+    """Sweep every source's bucket. `{"deep": true}` searches `final/` and `quarantine/` for strays as well."""
     fleet = warm_fleet("sweeper")
     try:
-        return _sweep_all(
-            fleet, areas=(*TRANSIENT_AREAS, Area.FINAL) if event.get("deep") else TRANSIENT_AREAS
-        )
+        return _sweep_all(fleet, areas=tuple(Area) if event.get("deep") else TRANSIENT_AREAS)
     except Unavailable:
         forget_fleet()
         raise

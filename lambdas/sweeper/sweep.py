@@ -5,17 +5,25 @@ It resends messages that never left, frees leases of dead workers, wakes batches
 cleaner look at leftovers, and removes objects and uploads of attempts that died before they could record them.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from itertools import islice
 
 import structlog
 
 from lambdas.gate import foreign_file
 from shared import lifecycle
 from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST
-from shared.domain.files import TRANSIENT_AREAS, Area, Location, ParsedKey
+from shared.domain.files import (
+    TRANSIENT_AREAS,
+    Area,
+    DataFile,
+    Location,
+    ParsedKey,
+    key_before_quarantine,
+)
 from shared.errors import Unavailable
 from shared.messages import clean_message
 from shared.outbox import send_pending
@@ -37,6 +45,9 @@ WAITING_STATES = frozenset(
 )
 
 _MAX_DOUBLINGS = 6
+
+#: As many as S3 names in one answer.
+_OBJECTS_PER_QUESTION = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,8 @@ def sweep(
     """
     Heal what can be healed now. Sweeps may overlap and repeat; each step is safe to do twice.
 
-    `areas` are searched for strays: the transient ones each time, `final/`, which is long, now and then.
+    `areas` are searched for strays: the transient ones each time, `final/` and `quarantine/`, which are long,
+    now and then.
 
     Raises:
         Unavailable: if the ledger does not answer. What was healed before stays healed.
@@ -113,14 +125,13 @@ def _expire_leases(ledger: Ledger, *, limits: SweepLimits, max_attempts: int) ->
 def _wake_batches(ledger: Ledger, *, limits: SweepLimits) -> int:
     with ledger.transaction() as tx:
         now = tx.now()
+        # The ledger leaves out those whose time has not come: here they would take the places of others.
+        woken_before = [now - limits.wake_after * 2**doublings for doublings in range(_MAX_DOUBLINGS + 1)]
         batches = tx.batches_to_wake(
-            states=WAITING_STATES, woken_before=now - limits.wake_after, limit=limits.step_limit
+            states=WAITING_STATES, woken_before=woken_before, limit=limits.step_limit
         )
     woken = 0
     for batch in batches:
-        patience = limits.wake_after * 2 ** min(batch.wake_count - 1, _MAX_DOUBLINGS)
-        if batch.woken_at is not None and batch.wake_count > 1 and now - batch.woken_at < patience:
-            continue
         with ledger.transaction() as tx:
             woken += lifecycle.wake(tx, batch.id, state=batch.state)
     return woken
@@ -162,17 +173,46 @@ def _remove_strays(
 ) -> None:
     with ledger.transaction() as tx:
         written_before = tx.now() - limits.stray_after
-    for info in store.list(bucket, f"{area}/"):
-        if info.last_modified >= written_before:
-            continue
-        try:
-            _judge_stray(info, area, report, noted_before=written_before, ledger=ledger, store=store)
-        except Unavailable:
-            raise
-        except Exception:
-            # A key that the ledger cannot hold, say. Whoever put it there must not stop every later sweep.
-            log.exception("object_not_judged", bucket=bucket, key=info.location.key)
-            report.add("objects_not_judged", 1)
+    old = (info for info in store.list(bucket, f"{area}/") if info.last_modified < written_before)
+    while page := list(islice(old, _OBJECTS_PER_QUESTION)):
+        for info in _without_known(bucket, page, noted_before=written_before, ledger=ledger):
+            try:
+                _judge_stray(info, area, report, noted_before=written_before, ledger=ledger, store=store)
+            except Unavailable:
+                raise
+            except Exception:
+                # A key that the ledger cannot hold, say. Whoever put it there must not stop every later sweep.
+                log.exception("object_not_judged", bucket=bucket, key=info.location.key)
+                report.add("objects_not_judged", 1)
+
+
+def _without_known(
+    bucket: str, page: Sequence[ObjectInfo], *, noted_before: datetime, ledger: Ledger
+) -> list[ObjectInfo]:
+    """
+    Leave out the objects that the ledger knows and asks nothing about: nearly all.
+
+    Asked for one by one, those of a `final/` of some ten thousand files would outlast the Lambda, and what lies
+    behind them would never be reached.
+    """
+    # No text of PostgreSQL holds a NUL.
+    keys = [info.location.key for info in page if "\0" not in info.location.key]
+    with ledger.transaction() as tx:
+        settled = {
+            file.location
+            for file in tx.files_at(bucket, keys)
+            if _is_settled(file, noted_before=noted_before)
+        }
+    return [info for info in page if info.location not in settled]
+
+
+def _is_settled(file: DataFile, *, noted_before: datetime) -> bool:
+    """Whether a file is where the ledger says, and nobody need be told of it."""
+    if file.deleted_at is not None:
+        return False
+    if file.batch_id is not None or file.area is Area.QUARANTINE:
+        return True
+    return file.checked_at is not None and file.checked_at >= noted_before
 
 
 def _judge_stray(
@@ -187,19 +227,39 @@ def _judge_stray(
     with ledger.transaction() as tx:
         file = tx.file(info.location)
         if file is not None and file.deleted_at is None:
-            if file.batch_id is None and (file.checked_at is None or file.checked_at < noted_before):
+            if not _is_settled(file, noted_before=noted_before):
                 # The message that has it set aside was lost, or gave up.
                 lifecycle.record_foreign(tx, file)
                 report.add("foreign_objects", 1)
             return
         origin = _origin_of(tx, info.location)
         if origin is _Origin.FOREIGN:
+            if area is Area.QUARANTINE:
+                lifecycle.record_set_aside(tx, _set_aside_file(tx, info))
+                report.add("quarantine_adopted", 1)
+                return
             lifecycle.record_foreign(tx, foreign_file(info, area=area))
             report.add("foreign_objects", 1)
     if origin is _Origin.DEAD_ATTEMPT:
         store.delete(info.location)
         report.add("strays_removed", 1)
         log.warning("stray_removed", bucket=info.location.bucket, key=info.location.key)
+
+
+def _set_aside_file(tx: LedgerTransaction, info: ObjectInfo) -> DataFile:
+    """Return what the ledger should know of an object that a cleaner set aside, and died before it said so."""
+    unknown = foreign_file(info, area=Area.QUARANTINE)
+    key = key_before_quarantine(info.location.key)
+    original = tx.file(Location(info.location.bucket, key)) if key else None
+    if original is None:
+        return unknown
+    # Its bytes need not be those of the original: that may be why it was refused.
+    return replace(
+        original,
+        location=info.location,
+        file_size_in_bytes=info.file_size_in_bytes,
+        sha256=original.sha256 if info.location.key.endswith("@" + original.sha256[:16]) else "",
+    )
 
 
 class _Origin(Enum):

@@ -155,6 +155,10 @@ _FINAL_KEY = re.compile(
     rf"(?P<area>final)/(?P<table>[^/]+)/day=[0-9-]{{10}}/batch={_BATCH}/a(?P<attempt>[0-9]{{1,9}})"
     r"/part-(?P<part>[0-9]{5})\.parquet"
 )
+_REJECTS_KEY = re.compile(
+    rf"(?P<area>quarantine)/(?P<table>[^/]+)/{_BATCH}/p(?P<attempt>[0-9]{{1,9}})/rejects-(?P<part>[0-9]{{5}})\.csv"
+)
+_KEY_SET_ASIDE = re.compile(r"quarantine/(?P<key>.+)@(?P<sha256>[0-9a-f]{16})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +172,19 @@ class ParsedKey:
 
     @classmethod
     def of(cls, key: str) -> Self | None:
-        """Read a key of the four areas; None if no writer of ours makes such a key."""
-        match = _RAW_KEY.fullmatch(key) or _FINAL_KEY.fullmatch(key)
+        """Read the key of a data or rejects file; None if no writer of ours makes such a key."""
+        match = _RAW_KEY.fullmatch(key) or _FINAL_KEY.fullmatch(key) or _REJECTS_KEY.fullmatch(key)
         if match is None:
             return None
         return cls(Area(match["area"]), match["batch_id"], int(match["attempt"]), int(match["part"]))
+
+
+def key_before_quarantine(key: str) -> str | None:
+    """
+    Return the key that an object had before it was set aside, as far as it was kept; None if none was.
+
+    >>> key_before_quarantine("quarantine/tmp/x.csv@0cc10cc10cc10cc1")
+    'tmp/x.csv'
+    """
+    match = _KEY_SET_ASIDE.fullmatch(key)
+    return match["key"] if match else None

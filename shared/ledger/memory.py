@@ -28,7 +28,7 @@ from shared.domain.batches import (
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.errors import IllegalTransition, StaleRevision
-from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage
+from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -182,12 +182,14 @@ class _MemoryTransaction:
         return [BatchTally(*key, len(at), min(at), max(at)) for key, at in sorted(moments.items())]
 
     def batches_to_wake(
-        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+        self, *, states: Collection[BatchState], woken_before: Sequence[datetime], limit: int
     ) -> list[Batch]:
         sleeping = sorted(
             (batch.woken_at, batch.id)
             for batch in self._tables.batches.values()
-            if batch.state in states and batch.woken_at is not None and batch.woken_at < woken_before
+            if batch.state in states
+            and batch.woken_at is not None
+            and batch.woken_at < woken_before[min(max(batch.wake_count, 1), len(woken_before)) - 1]
         )
         return [self._tables.batches[batch_id] for _, batch_id in sleeping[:limit]]
 
@@ -307,6 +309,10 @@ class _MemoryTransaction:
     def file(self, location: Location) -> DataFile | None:
         return self._tables.files.get(location)
 
+    def files_at(self, bucket: str, keys: Collection[str]) -> list[DataFile]:
+        found = (self.file(Location(bucket, key)) for key in keys)
+        return [file for file in found if file is not None]
+
     def files(
         self,
         *,
@@ -391,9 +397,10 @@ class _MemoryTransaction:
     def post(self, message: OutboxMessage) -> None:
         self._put(self._tables.outbox, next(self._tables.message_ids), message)
 
-    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+    def pending_messages(self, *, limit: int, without: Collection[QueueName] = ()) -> list[PendingMessage]:
         # Sorted, for a rollback puts back at the end what it gives back.
-        return [PendingMessage(*row) for row in sorted(self._tables.outbox.items())[:limit]]
+        rows = [row for row in sorted(self._tables.outbox.items()) if row[1].queue not in without]
+        return [PendingMessage(*row) for row in rows[:limit]]
 
     def mark_sent(self, message_ids: Collection[int]) -> None:
         for message_id in message_ids:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    case,
     cast,
     delete,
     exists,
@@ -229,11 +230,18 @@ class _PostgresTransaction:
         ]
 
     def batches_to_wake(
-        self, *, states: Collection[BatchState], woken_before: datetime, limit: int
+        self, *, states: Collection[BatchState], woken_before: Sequence[datetime], limit: int
     ) -> list[Batch]:
+        moment_by_count = dict(enumerate(woken_before, 1))
+        moment = case(moment_by_count, value=func.greatest(_batch.c.wake_count, 1), else_=woken_before[-1])
         rows = self._execute(
             select(_batch)
-            .where(_batch.c.state.in_(states), _batch.c.woken_at < woken_before)
+            .where(
+                _batch.c.state.in_(states),
+                # Implied by the next, and what an index can use.
+                _batch.c.woken_at < max(woken_before),
+                _batch.c.woken_at < moment,
+            )
             .order_by(_batch.c.woken_at, _batch.c.id)
             .limit(limit)
         )
@@ -393,6 +401,12 @@ class _PostgresTransaction:
         row = self._execute(select(_data_file).where(_lies_at(location))).first()
         return _file_of(row) if row else None
 
+    def files_at(self, bucket: str, keys: Collection[str]) -> list[DataFile]:
+        rows = self._execute(
+            select(_data_file).where(_data_file.c.bucket == bucket, _data_file.c.key.in_(keys))
+        )
+        return [_file_of(row) for row in rows]
+
     def files(
         self,
         *,
@@ -477,9 +491,13 @@ class _PostgresTransaction:
             insert(_outbox).values(queue=message.queue, body=message.body, message_group=message.group)
         )
 
-    def pending_messages(self, *, limit: int) -> list[PendingMessage]:
+    def pending_messages(self, *, limit: int, without: Collection[QueueName] = ()) -> list[PendingMessage]:
         rows = self._execute(
-            select(_outbox).order_by(_outbox.c.id).limit(limit).with_for_update(skip_locked=True)
+            select(_outbox)
+            .where(_outbox.c.queue.not_in(without))
+            .order_by(_outbox.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         )
         return [
             PendingMessage(row.id, OutboxMessage(QueueName(row.queue), row.body, row.message_group))

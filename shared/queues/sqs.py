@@ -56,21 +56,21 @@ class SqsSender:
         Send messages and return the indexes of those that left; see `QueueSender`.
 
         What SQS refuses, and what is for a queue without a URL, is logged and does not leave; it holds up
-        nothing else. When SQS cannot be reached, nothing more is tried: each try costs its timeouts.
+        nothing else. When SQS does not answer, nothing more is tried: each try costs its timeouts.
         """
         sent: list[int] = []
         failures: list[str] = []
+        is_away = False
         for queue, batch in _batches(messages):
             try:
                 sent += self._send_batch(queue, batch, failures)
             except ParamValidationError:
                 raise  # A defect of ours, not of the service.
-            except ClientError as error:
+            except (ClientError, BotoCoreError) as error:
                 _note(failures, queue, str(error))
-            except BotoCoreError as error:
-                _note(failures, queue, str(error))
-                break
-        if messages and not sent:
+                if is_away := _is_outage(error):
+                    break
+        if is_away and not sent:
             raise Unavailable(f"queues: none of {len(messages)} messages could be sent: {failures[-1]}")
         return sorted(sent)
 
@@ -159,6 +159,11 @@ def _batches(messages: Sequence[OutboxMessage]) -> Iterator[tuple[QueueName, dic
 
 def _entry(index: int, message: OutboxMessage) -> "SendMessageBatchRequestEntryTypeDef":
     return {"Id": str(index), "MessageBody": message.body, "MessageGroupId": message.group}
+
+
+def _is_outage(error: ClientError | BotoCoreError) -> bool:
+    """Whether any other queue would fail the same way."""
+    return not isinstance(error, ClientError) or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
 
 
 def _note(failures: list[str], queue: QueueName, detail: str) -> None:

@@ -340,11 +340,26 @@ def test_batches_to_wake_are_those_woken_longest_ago(ledger: Ledger) -> None:
     )
 
     with ledger.transaction() as tx:
-        found = tx.batches_to_wake(states=waiting, woken_before=NOON, limit=10)
-        first = tx.batches_to_wake(states=waiting, woken_before=NOON, limit=1)
+        found = tx.batches_to_wake(states=waiting, woken_before=[NOON], limit=10)
+        first = tx.batches_to_wake(states=waiting, woken_before=[NOON], limit=1)
 
     assert [batch.slot for batch in found] == ["two hours ago", "an hour ago"]
     assert [batch.slot for batch in first] == ["two hours ago"]
+
+
+def test_batches_that_were_woken_more_often_wait_longer(ledger: Ledger) -> None:
+    stored(
+        ledger,
+        *(a_batch(f"woken {count}", woken_at=NOON - 2 * HOUR, wake_count=count) for count in range(5)),
+    )
+
+    def found(*woken_before: datetime) -> list[str]:
+        with ledger.transaction() as tx:
+            batches = tx.batches_to_wake(states=[BatchState.PLANNED], woken_before=woken_before, limit=10)
+            return sorted(batch.slot for batch in batches)
+
+    assert found(NOON, NOON - HOUR, NOON - 3 * HOUR) == ["woken 0", "woken 1", "woken 2"]
+    assert found(NOON - 3 * HOUR, NOON) == ["woken 2", "woken 3", "woken 4"]
 
 
 def test_a_saved_batch_has_a_new_revision(ledger: Ledger) -> None:
@@ -842,6 +857,22 @@ def test_batches_with_leftovers_come_by_how_long_they_stand(ledger: Ledger) -> N
     assert found == ["slot 0", "slot 1"]
 
 
+def test_files_are_found_by_many_keys_at_once(ledger: Ledger) -> None:
+    batch = a_batch()
+    one, other, elsewhere = (a_raw_file(batch, part=part) for part in range(3))
+    with ledger.transaction() as tx:
+        add_batch(tx, batch)
+        for file in (one, other, elsewhere):
+            tx.insert_file(file)
+
+    with ledger.transaction() as tx:
+        found = tx.files_at(BUCKET, [other.location.key, one.location.key, "tmp/unknown"])
+
+        assert {file.location for file in found} == {one.location, other.location}
+        assert tx.files_at("another-bucket", [one.location.key]) == []
+        assert tx.files_at(BUCKET, []) == []
+
+
 # ---- outbox --------------------------------------------------------------------------------------------------
 
 
@@ -862,6 +893,17 @@ def test_messages_wait_in_the_order_they_were_posted_until_they_are_sent(ledger:
     with ledger.transaction() as tx:
         assert tx.pending_message_count() == 2
         assert [item.message.body for item in tx.pending_messages(limit=10)] == ["first", "third"]
+
+
+def test_messages_for_queues_that_are_left_out_stay_behind(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        tx.post(OutboxMessage(QueueName.PUBLISH, "for a queue that is gone", "shop"))
+        tx.post(a_message("good"))
+
+    with ledger.transaction() as tx:
+        pending = tx.pending_messages(limit=1, without={QueueName.PUBLISH})
+
+    assert [item.message.body for item in pending] == ["good"]
 
 
 def test_messages_that_were_not_sent_after_all_keep_their_place(ledger: Ledger) -> None:

@@ -343,16 +343,17 @@ def test_no_query_of_the_fleet_reads_a_whole_table(crowded: PostgresLedger) -> N
         tx.batches(newest_first=True, limit=50)
         tx.batches(source="shop", table="orders", limit=1)
         tx.batches(states=[BatchState.PLANNED, BatchState.FAILED], limit=50)
-        tx.batches_to_wake(states=[BatchState.PLANNED, BatchState.READY], woken_before=NOON, limit=50)
+        tx.batches_to_wake(states=[BatchState.PLANNED, BatchState.READY], woken_before=[NOON, NOON], limit=50)
         tx.batches_with_leftovers(limit=50)
         tx.expired_attempts(limit=50)
         tx.attempts("b7")
         tx.events("b7")
         tx.files(batch_id="b7")
         tx.file(a_raw_file(a_batch()).location)
+        tx.files_at(BUCKET, [a_raw_file(a_batch(), part=part).location.key for part in range(50)])
         tx.mask_evidence("b7")
 
-    assert len(collected) == 12
+    assert len(collected) == 13
     of_large_tables = [
         plan for plan in collected if "Seq Scan on batch" in plan or "Seq Scan on data_file" in plan
     ]

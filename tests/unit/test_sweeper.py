@@ -1,5 +1,6 @@
 """The sweeper brings on what was recorded and never happened, and takes away what happened and was never recorded."""
 
+import hashlib
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
@@ -7,13 +8,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney, Part
+from support.ledger_rows import a_batch, add_batch
 
 from lambdas.gate import Verdict
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.sweeper.sweep import WAITING_STATES, SweepLimits, sweep
 from shared import lifecycle
 from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST, BatchState, Stage
-from shared.domain.files import TRANSIENT_AREAS, Area, Location, final_key, raw_key
+from shared.domain.files import (
+    TRANSIENT_AREAS,
+    Area,
+    Location,
+    final_key,
+    quarantine_key,
+    raw_key,
+    rejects_key,
+)
 from shared.domain.reasons import Reason
 from shared.errors import Unavailable
 from shared.object_store.memory import MemoryObjectStore
@@ -21,6 +31,7 @@ from shared.ports import QueueName
 
 LIMITS = SweepLimits(wake_after=timedelta(seconds=60), stray_after=timedelta(hours=2))
 ALL_AREAS = (*TRANSIENT_AREAS, Area.FINAL)
+DEEP = tuple(Area)
 
 
 @pytest.fixture
@@ -113,9 +124,22 @@ def test_patience_doubles_with_each_message_up_to_sixty_four_times(journey: Memo
             woken_after_minutes.append(minute - last)
             last = minute
 
-    # One minute more where the last message lies exactly as long back as the patience.
-    assert woken_after_minutes[:6] == [2, 2, 4, 8, 16, 32]
-    assert set(woken_after_minutes[6:]) == {64}
+    # A minute more each time: exactly as long back as the patience is not longer.
+    assert woken_after_minutes[:6] == [2, 3, 5, 9, 17, 33]
+    assert set(woken_after_minutes[6:]) == {65}
+
+
+def test_batches_whose_time_has_not_come_take_no_place_of_one_whose_time_has(journey: MemoryJourney) -> None:
+    with journey.ledger.transaction() as tx:
+        for number in range(LIMITS.step_limit):
+            patient = a_batch(f"backlog {number}", woken_at=journey.clock(), wake_count=7)
+            add_batch(tx, patient)
+    journey.clock.advance(seconds=60)
+    journey.plan()
+    journey.clock.advance(seconds=61)
+
+    assert swept(journey)["batches_woken"] == 1
+    assert journey.batch.wake_count == 2
 
 
 def test_a_batch_that_moves_on_is_woken_soon_again(journey: MemoryJourney) -> None:
@@ -266,13 +290,104 @@ def test_final_is_searched_only_when_asked(journey: MemoryJourney) -> None:
     assert swept(journey, areas=TRANSIENT_AREAS) == {}
 
 
-def test_quarantine_is_never_searched(journey: MemoryJourney) -> None:
+def test_a_long_area_is_asked_about_page_by_page(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambdas.sweeper.sweep._OBJECTS_PER_QUESTION", 2)
+    journey.go_to(Area.TMP)
+    for name in "abcde":
+        journey.put_by_hand(f"tmp/{name}.csv")
+    journey.clock.advance(hours=3)
+
+    report = swept(journey, areas=[Area.TMP])
+
+    assert report["foreign_objects"] == 5
+
+
+def test_files_that_the_ledger_knows_cost_one_question_for_all(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey.go_to(Area.TMP)
+    journey.clock.advance(hours=3)
+    judged: list[Location] = []
+    monkeypatch.setattr("lambdas.sweeper.sweep._judge_stray", lambda info, *_, **__: judged.append(info))
+
+    swept(journey, areas=[Area.TMP])
+
+    assert len(journey.object_keys()) == 2
+    assert judged == []
+
+
+# ---- strays in quarantine --------------------------------------------------------------------------------------
+
+
+def test_a_copy_in_quarantine_that_a_dead_cleaner_did_not_record_is_adopted(journey: MemoryJourney) -> None:
+    journey.go_to(Area.TMP)
+    journey.overwrite(journey.file(Area.TMP), b"other")
+    journey.check(Area.TMP)
+    refused = journey.file(Area.TMP)
+    key = quarantine_key(refused.location.key, sha256=hashlib.sha256(b"other").hexdigest())
+    journey.put_by_hand(key, b"other")
+    journey.clock.advance(hours=3)
+
+    report = swept(journey, areas=DEEP)
+
+    adopted = journey.files(Area.QUARANTINE)
+    assert report["quarantine_adopted"] == 1
+    assert [file.location.key for file in adopted] == [key]
+    assert (adopted[0].batch_id, adopted[0].reason) == (journey.batch_id, Reason.SIZE_MISMATCH)
+    # The ledger has no checksum of bytes that nobody has read.
+    assert (adopted[0].file_size_in_bytes, adopted[0].sha256) == (5, "")
+    assert "quarantine_adopted" not in swept(journey, areas=DEEP)
+
+
+def test_an_adopted_copy_has_the_checksum_of_its_original_if_its_key_says_so(journey: MemoryJourney) -> None:
+    journey.go_to(Area.TMP)
+    original = journey.file(Area.TMP)
+    journey.put_by_hand(quarantine_key(original.location.key, sha256=original.sha256))
+    journey.clock.advance(hours=3)
+
+    swept(journey, areas=DEEP)
+
+    assert [file.sha256 for file in journey.files(Area.QUARANTINE)] == [original.sha256]
+
+
+def test_what_somebody_put_into_quarantine_is_recorded_once_and_stays(journey: MemoryJourney) -> None:
+    journey.put_by_hand("quarantine/notes.csv")
+    for _ in range(3):
+        journey.clock.advance(hours=3)
+        swept(journey, areas=DEEP)
+
+    with journey.ledger.transaction() as tx:
+        kept = tx.files(areas=[Area.QUARANTINE])
+    assert [(file.location.key, file.reason) for file in kept] == [
+        ("quarantine/notes.csv", Reason.FOREIGN_OBJECT)
+    ]
+    assert journey.object_keys() == ["quarantine/notes.csv"]
+    assert journey.set_aside_messages() == []
+
+
+def test_rejects_of_a_dead_attempt_are_removed_and_those_of_one_at_work_stay(journey: MemoryJourney) -> None:
+    _lead_to(journey, BatchState.READY)
+    journey.claim(Stage.PROCESS)
+    key = rejects_key(table="orders", batch_id=journey.batch_id, attempt=1)
+    journey.put_by_hand(key)
+    journey.clock.advance(hours=3)
+    swept(journey, areas=DEEP)
+    assert key in journey.object_keys()
+
+    journey.claim(Stage.PROCESS)
+    report = swept(journey, areas=DEEP)
+
+    assert report["strays_removed"] == 1
+    assert key not in journey.object_keys()
+
+
+def test_quarantine_is_searched_only_when_asked(journey: MemoryJourney) -> None:
     journey.put_by_hand("quarantine/notes.csv")
     journey.clock.advance(hours=3)
 
-    swept(journey)
-
-    assert journey.object_keys() == ["quarantine/notes.csv"]
+    assert swept(journey) == {}
 
 
 # ---- uploads -----------------------------------------------------------------------------------------------------
