@@ -59,7 +59,7 @@ CURES = {
         "Read the rejects file in quarantine/: it names line, column and code of each row. Correct types or the "
         "source, or raise the table's `quarantine` limits; then replay."
     ),
-    Reason.EMPTY_REPLACE: "If the source is rightly empty, set `allow_empty` for the table; then replay.",
+    Reason.EMPTY_REPLACE: "If the source is rightly empty, set `allow_empty` for the table, else fill it again; then replay.",
     Reason.PROOF_FAILED: "Replay the batch; if it returns, the warehouse drops or doubles rows: look into it.",
     Reason.TARGET_INCOMPATIBLE: "Alter or drop the target's column, or correct the type; then replay.",
     Reason.NEWER_SNAPSHOT_PUBLISHED: "Nothing to do.",

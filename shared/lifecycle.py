@@ -370,7 +370,8 @@ def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, d
     Send a held batch on its way again, with a new series of attempts; None if it is not held.
 
     It takes the contract given, the one place where a batch changes its contract. A batch that was held at the
-    publisher and keeps its contract goes on from its committed files, any other from the source.
+    publisher and keeps its contract goes on from its committed files, any other from the source: also one that
+    was refused as empty, whose files would be refused again.
     """
     batch = tx.batch(batch_id, lock=True)
     if batch is None or batch.state not in HELD_STATES:
@@ -379,6 +380,7 @@ def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, d
     if (
         held_from in {BatchState.COMMITTED, BatchState.PUBLISHING}
         and contract.version == batch.contract_version
+        and batch.reason is not Reason.EMPTY_REPLACE
     ):
         state, counts = BatchState.COMMITTED, batch.counts
     else:

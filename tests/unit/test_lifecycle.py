@@ -120,11 +120,15 @@ class Life:
         with self.ledger.transaction() as tx:
             lifecycle.fail_attempt(tx, attempt, detail=detail, max_attempts=MAX_ATTEMPTS)
 
-    def refuse(self, attempt: Attempt, files: Sequence[DataFile] = ()) -> None:
+    def refuse(
+        self,
+        attempt: Attempt,
+        files: Sequence[DataFile] = (),
+        *,
+        reason: Reason = Reason.TYPE_CHANGED,
+    ) -> None:
         with self.ledger.transaction() as tx:
-            lifecycle.refuse_attempt(
-                tx, attempt, reason=Reason.TYPE_CHANGED, detail="amount became text", files=files
-            )
+            lifecycle.refuse_attempt(tx, attempt, reason=reason, detail="amount became text", files=files)
 
     def expire(self, attempt: Attempt) -> bool:
         with self.ledger.transaction() as tx:
@@ -921,6 +925,17 @@ def test_a_batch_held_at_the_publisher_goes_on_from_its_committed_files(life: Li
     assert life.batch.state is BatchState.COMMITTED
     assert life.batch.counts == EXTRACTED | PROCESSED
     assert life.batch.committed_attempt == 1
+    life.go_to(BatchState.PUBLISHED)
+
+
+def test_a_snapshot_refused_as_empty_is_read_from_the_source_again(life: Life) -> None:
+    life.go_to(BatchState.PUBLISHING)
+    life.refuse(life.running(Stage.PUBLISH), reason=Reason.EMPTY_REPLACE)
+
+    life.replay()
+
+    # Its committed files are empty, and would be refused again however full the source is by now.
+    assert life.batch.state is BatchState.PLANNED
     life.go_to(BatchState.PUBLISHED)
 
 
