@@ -42,6 +42,9 @@ _HIVE_TYPES = {
 }
 
 
+_MASKED = "masked: "
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalColumn:
     """A column by its name and Hive type."""
@@ -173,12 +176,22 @@ def describe_column(column: Column) -> str:
     """Return what a reader has to know of a column's values; empty if they are what they seem."""
     parts = []
     if column.mask.changes_values:
-        parts.append(f"masked: {column.mask.kind}")
+        parts.append(f"{_MASKED}{column.mask.kind}")
     elif column.type.kind is ColumnKind.TIMESTAMPTZ:
         parts.append("UTC")
     elif column.type.kind is ColumnKind.JSON:
         parts.append("JSON as text")
     return "; ".join(parts)
+
+
+def says_masked(description: str) -> bool:
+    """
+    Return whether `describe_column` said this of a masked column.
+
+    >>> says_masked("masked: hmac"), says_masked("UTC")
+    (True, False)
+    """
+    return description.startswith(_MASKED)
 
 
 def _external_column(column: Column, *, where: str) -> ExternalColumn:

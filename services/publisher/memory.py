@@ -13,6 +13,7 @@ from services.publisher.warehouse import (
     NativeLoad,
     QueryFailed,
     QueryResult,
+    refuse_clear_values,
     refuse_empty_replace,
     target_of,
 )
@@ -88,8 +89,13 @@ class MemoryWarehouse:
                 if self._has_newer(load):
                     return LoadResult(is_superseded=True)
                 refuse_empty_replace(load)
-            staged = self._stage(load)
             table = self._tables.get((load.contract.source, load.contract.table))
+            if table is not None and table.contract_version > load.contract_version:
+                shown_columns = table.contract.output_columns
+                refuse_clear_values(
+                    load, masked={column.name for column in shown_columns if column.mask.changes_values}
+                )
+            staged = self._stage(load)
             rows, result = _MODES[load.contract.publishing.mode](load, staged, table.rows if table else [])
             shown = (
                 (table.contract, table.contract_version)

@@ -1,7 +1,7 @@
 """The warehouse in PostgreSQL: embedded on one machine, and a real choice for those without Redshift."""
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import TextLoader
 
 from services.publisher import statements
+from services.publisher.catalog import says_masked
 from services.publisher.rows import read_blocks
 from services.publisher.statements import TargetTable
 from services.publisher.warehouse import (
@@ -19,6 +20,7 @@ from services.publisher.warehouse import (
     NativeLoad,
     QueryFailed,
     QueryResult,
+    refuse_clear_values,
     refuse_empty_replace,
 )
 from shared.domain.contracts import PublishMode
@@ -143,6 +145,9 @@ def _load(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
         if newest_window_end is not None and load.window.end < newest_window_end:
             return LoadResult(is_superseded=True)
         refuse_empty_replace(load)
+    if newest_contract is not None and newest_contract > load.contract_version:
+        shown = cursor.execute(statements.FIND_COLUMNS, _view_names(load)).fetchall()
+        refuse_clear_values(load, masked={name for name, _, comment in shown if says_masked(comment)})
     _prepare_base(cursor, load, target)
     _stage(cursor, load, target, store=store)
     mode = _MODES[load.contract.publishing.mode]
@@ -301,7 +306,7 @@ def _save_marker(cursor: _Cursor, load: NativeLoad, result: LoadResult) -> None:
 
 def _show_view(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
     """Bring the analysts' view to the contract, if it is not there yet. What was granted on it stays."""
-    view_names = [load.contract.source, load.contract.table]
+    view_names = _view_names(load)
     base_types = {
         name: type_
         for name, type_, _ in cursor.execute(statements.FIND_COLUMNS, _base_names(load)).fetchall()
@@ -321,12 +326,23 @@ def _show_view(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
         found = cursor.execute(statements.FIND_COLUMNS, view_names).fetchall()
         if found == wanted and comment == target.comment:
             return
+        _report_newly_masked(target, found)
         if [column[:2] for column in found] == [column[:2] for column in wanted[: len(found)]]:
             cursor.execute(statements.create_view(target))
         else:
             _make_view_anew(cursor, target, view_id=view_id)
     for statement in statements.comments(target):
         cursor.execute(statement)
+
+
+def _report_newly_masked(target: TargetTable, shown: Sequence[tuple[str, str, str]]) -> None:
+    """Say so if older rows hold in clear what is masked from now on: only people can decide what becomes of them."""
+    clear = {name for name, _, comment in shown if not says_masked(comment)}
+    newly_masked = [
+        column.name for column in target.columns if column.name in clear and says_masked(column.comment)
+    ]
+    if newly_masked:
+        log.warning("clear_values_remain", table=target.name, columns=newly_masked)
 
 
 def _make_view_anew(cursor: _Cursor, target: TargetTable, *, view_id: int) -> None:
@@ -427,6 +443,10 @@ def _readable_moment(column: pl.Series) -> pl.Expr:
     common = year.cast(pl.String).str.zfill(4) + rest
     before_christ = (1 - year).cast(pl.String).str.zfill(4) + rest + " BC"
     return pl.when(year < 1).then(before_christ).otherwise(common).alias(column.name)
+
+
+def _view_names(load: NativeLoad) -> list[str]:
+    return [load.contract.source, load.contract.table]
 
 
 def _base_names(load: NativeLoad) -> list[str]:

@@ -6,7 +6,7 @@ No SQL crosses it on the way in: each warehouse renders these operations in its 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -156,6 +156,30 @@ def refuse_empty_replace(load: NativeLoad) -> None:
             Reason.EMPTY_REPLACE,
             f"{target_of(load)}: the snapshot of batch {load.batch_id} has no rows, and would empty the table; "
             "if the source is rightly empty, set allow_empty for the table and replay the batch",
+        )
+
+
+def refuse_clear_values(load: NativeLoad, *, masked: Collection[str]) -> None:
+    """
+    Refuse a batch whose contract leaves columns in clear that a newer contract masks.
+
+    Such a batch was planned before the mask and comes after it: a late one, or one that was tried again. Its
+    values would stand in the table beside pseudonyms, as if they were some.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE.
+    """
+    clear = [
+        column.name
+        for column in load.contract.output_columns
+        if column.name in masked and not column.mask.changes_values
+    ]
+    if clear:
+        raise Refused(
+            Reason.TARGET_INCOMPATIBLE,
+            f"{target_of(load)}: batch {load.batch_id} was read under contract {load.contract_version} and has "
+            f"{', '.join(map(repr, clear))} in clear, which a newer contract masks; replay the batch: it is then read "
+            "under the newest contract",
         )
 
 

@@ -18,7 +18,7 @@ from shared.catalog.forms import (
 )
 from shared.catalog.problems import FieldPath, shown, suggestion
 from shared.catalog.translation import DEFAULT_SCHEDULE
-from shared.domain.contracts import ColumnKind, PublishMode
+from shared.domain.contracts import ColumnKind, Normalization, PublishMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,12 @@ def _check_key(draft: TableDraft, document: Document) -> None:
                 at,
                 expected="a column with mask keep or hmac: others lose what tells rows apart",
                 found=f"{shown(name)} with mask {_mask_text(column.mask)}",
+            )
+        if column.mask and column.mask.hmac and column.mask.hmac.normalize is not Normalization.NONE:
+            document.report(
+                at,
+                expected="a key without normalize: two rows whose keys are written differently would become one",
+                found=f"{shown(name)} with normalize: {column.mask.hmac.normalize}",
             )
         if column.nullable:
             document.report(

@@ -311,6 +311,20 @@ def test_a_batch_of_an_older_contract_takes_nothing_from_the_newer_one(published
     assert published.rows() == [(1, "Anna", at(1), None), (2, "Berta", at(2), "Bonn")]
 
 
+def test_a_batch_of_an_older_contract_brings_no_clear_values_into_a_column_that_is_masked_now(published):
+    published.load([ANNA], quarter=1)
+    masked = contract_of(MERGE.columns[0], column("name", mask=MaskKind.HMAC), MERGE.columns[2])
+    published.load([(2, "f00d", at(20))], masked, quarter=2, version=2)
+
+    with pytest.raises(Refused) as refused:
+        published.load([(3, "Carla", at(40))], quarter=3, version=1)
+
+    assert refused.value.reason is Reason.TARGET_INCOMPATIBLE
+    assert "'name'" in refused.value.detail
+    assert "Carla" not in refused.value.detail
+    assert published.rows() == [ANNA, (2, "f00d", at(20))]
+
+
 def test_columns_that_left_the_contract_are_no_longer_shown(published):
     published.load([ANNA], quarter=1)
     narrower = contract_of(MERGE.columns[0], MERGE.columns[2])

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import psycopg
 import pytest
+import structlog
 from support.publish_batches import (
     APPEND,
     MERGE,
@@ -161,6 +162,18 @@ def test_comments_say_what_is_masked_and_what_the_table_is(published):
     assert comments["e-mail"] == "masked: hmac"
     assert on_view == "shop.orders: the newest version of each row; rows with gone are left out; contract 1"
     assert on_base == "base of " + on_view
+
+
+def test_clear_values_that_remain_under_a_new_mask_are_reported_once(published):
+    masked = contract_of(MERGE.columns[0], column("name", mask=MaskKind.HMAC), MERGE.columns[2])
+    published.load([(1, "Anna", at(1))], quarter=1)
+
+    with structlog.testing.capture_logs() as logs:
+        published.load([(2, "f00d", at(20))], masked, quarter=2, version=2)
+        published.load([(3, "beef", at(40))], masked, quarter=3, version=2)
+
+    reports = [entry for entry in logs if entry["event"] == "clear_values_remain"]
+    assert [(entry["table"], entry["columns"]) for entry in reports] == [("shop.orders", ["name"])]
 
 
 def test_grants_outlive_a_view_that_is_made_anew(published):

@@ -246,6 +246,7 @@ RULES = [
     ("key: [id]", "key: [idd]", "tables.orders.key[0]", "(did you mean 'id'?)"),
     ("key: [id]", "key: [id, id]", "tables.orders.key[1]", "each column once"),
     ("key: [id]", "key: [card]", "tables.orders.key[0]", "keep or hmac"),
+    ("key: [id]", "key: [email]", "tables.orders.key[0]", "without normalize"),
     ("key: [id]", "key: []", "tables.orders.key", "since publish.mode is merge"),
     ("nullable: false, mask: keep, source", "mask: keep, source", "tables.orders.key[0]", "nullable: false"),
     # The cursor.
