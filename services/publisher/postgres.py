@@ -506,9 +506,13 @@ def _translated(target: str) -> Generator[None]:
             ) from None
         if _never_fits(error):
             raise Refused(Reason.TARGET_INCOMPATIBLE, f"{target}: {_describe(error)}") from None
-        if isinstance(error, psycopg.OperationalError):
-            raise Unavailable(f"warehouse, {target}: {_describe(error)}") from None
-        raise
+        if str(error.sqlstate)[:2] in _ABOUT_NAMES:
+            raise
+        raise Unavailable(f"warehouse, {target}: {_describe(error)}") from None
+
+
+#: Classes of errors about names and rights, which no values of rows lead to.
+_ABOUT_NAMES = frozenset({"3F", "42"})
 
 
 def _never_fits(error: psycopg.Error) -> bool:
@@ -520,7 +524,7 @@ def _never_fits(error: psycopg.Error) -> bool:
 
 def _describe(error: psycopg.Error) -> str:
     """Return what may be said of an error: its name, and of the place only names of columns and relations."""
-    words = [type(error).__name__]
+    words = [f"{type(error).__name__} (SQLSTATE {error.sqlstate})"]
     if match := _COPY_CONTEXT.search(error.diag.context or ""):
         words.append(f"row {match['line']} of the batch, column {match['column']!r}")
     if error.diag.constraint_name:

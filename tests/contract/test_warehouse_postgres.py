@@ -130,6 +130,25 @@ def test_a_value_that_the_warehouse_cannot_hold_refuses_the_batch_by_column_and_
     assert refusal.value.__suppress_context__
 
 
+def test_what_a_trigger_says_of_a_row_is_not_told(published):
+    published.load([(1, "Anna", at(1))])
+    with published.connect() as connection:
+        connection.execute(
+            "CREATE FUNCTION protest() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'I do not like %', NEW.name; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER t BEFORE INSERT ON shop__base.orders FOR EACH ROW EXECUTE FUNCTION protest()"
+        )
+
+    with pytest.raises(Unavailable) as failed:
+        published.load([(2, "Bert", at(20))], quarter=2)
+
+    assert "Bert" not in str(failed.value)
+    assert "P0001" in str(failed.value)
+    assert failed.value.__suppress_context__
+
+
 # ---- what analysts see -----------------------------------------------------------------------------------------
 
 

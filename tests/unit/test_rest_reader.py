@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
 from support.extraction import (
     HMAC,
     KEEP,
@@ -599,6 +600,27 @@ def test_values_stand_where_the_path_says() -> None:
     first, email, city, phone = text.decode().rstrip("\n").split(",")
     assert (first, city, phone) == ("1", "", "")
     assert len(email) == 64
+
+
+@pytest.mark.parametrize(
+    ("records", "absent"),
+    [
+        ([{"id": 1, "full_name": "n"}, {"id": 2}], [["name"]]),
+        ([{"id": 1}, {"id": 2, "name": None}], []),
+        ([], []),
+    ],
+    ids=["renamed", "left out where null", "no records"],
+)
+def test_a_column_that_no_record_names_is_reported(
+    records: list[dict[str, Any]], absent: list[list[str]]
+) -> None:
+    with (
+        hostile_server(lambda _: Reply({"data": records})) as server,
+        structlog.testing.capture_logs() as logs,
+    ):
+        read(contract_of(), server.url)
+
+    assert [entry["columns"] for entry in logs if entry["event"] == "columns_absent"] == absent
 
 
 def test_fields_that_no_column_covers_never_leave_and_are_named() -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
 from services.extractor.readers import Chunk, Finding, ReadLimits, SourceColumn, fingerprint_of
 from services.extractor.readers.http import HttpLimits, JsonClient
 from services.extractor.readers.json_text import TooDeep, field_text, value_at
@@ -20,6 +22,8 @@ from shared.domain.reasons import Reason
 from shared.domain.windows import Window, slot_of
 from shared.errors import EsclusaError, Refused
 from shared.ports import SecretStore
+
+log = structlog.get_logger()
 
 DEFAULT_MAX_PAGES = 10_000
 DEFAULT_MAX_ROWS = 1_000_000
@@ -173,7 +177,9 @@ class RestSnapshot:
         """Read the records of the window; see `SourceSnapshot`."""
         fields = [(column, _path_of(column)) for column in self._contract.output_columns]
         body, record_count = bytearray(), 0
+        absent = fields
         for record in self._records_of_window():
+            absent = [(column, path) for column, path in absent if not _names(record, path)]
             body += self._line(record, fields)
             record_count += 1
             if len(body) >= self._chunk_size_in_bytes:
@@ -181,6 +187,15 @@ class RestSnapshot:
                 body, record_count = bytearray(), 0
         if record_count:
             yield Chunk(bytes(body), record_count)
+        if self._rows_read_count > self._rows_outside_window_count:
+            self._report_absent([column.name for column, _ in absent])
+
+    def _report_absent(self, columns: Sequence[str]) -> None:
+        """Say so if no record names a column: the source may leave out what is null, or may have renamed it."""
+        if columns:
+            log.warning(
+                "columns_absent", source=self._contract.source, table=self._contract.table, columns=columns
+            )
 
     def _records_of_window(self) -> Iterator[Record]:
         for page in self._pages:
