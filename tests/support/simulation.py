@@ -25,14 +25,12 @@ from lambdas import gate
 from lambdas.cleaner.clean import clean
 from lambdas.sweeper.sweep import SweepLimits, sweep
 from shared import lifecycle, stage
-from shared.contract_document import sha256_of
 from shared.csv_dialect import header_line
-from shared.domain.batches import FINAL_STATES, HELD_STATES, Batch, BatchState, Stage
+from shared.domain.batches import FINAL_STATES, HELD_STATES, AttemptState, Batch, BatchState, Stage
 from shared.domain.contracts import (
     Column,
     ColumnKind,
     ColumnType,
-    ContractVersion,
     Cursor,
     Mask,
     MaskKind,
@@ -52,10 +50,11 @@ from shared.domain.files import (
     Location,
     final_key,
     raw_key,
+    rejects_key,
 )
 from shared.domain.reasons import Reason
 from shared.domain.windows import Schedule, due_windows
-from shared.errors import Refused, Unavailable
+from shared.errors import LostLease, Refused, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.messages import (
@@ -69,6 +68,7 @@ from shared.messages import (
     task_message,
 )
 from shared.object_store.memory import MemoryObjectStore
+from shared.planning import register_contract
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
 from shared.queues.memory import MemoryQueues, QueuedMessage
 from shared.stage import Assignment, StageLimits
@@ -77,7 +77,10 @@ BUCKET = "esclusa-simulated"
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 LEASE = timedelta(minutes=5)
-MAX_ATTEMPTS = 50  # a schedule is to end published, however many faults hit it
+#: How long a process stands still: longer than its lease, or than strays are left alone.
+STALLS = (3 * LEASE, timedelta(hours=3))
+#: Enough that no schedule uses them up; or so few that batches fail, and a person replays them.
+MANY_ATTEMPTS, FEW_ATTEMPTS = 50, 2
 
 
 class Fault(Enum):
@@ -92,7 +95,7 @@ class Fault(Enum):
     REPLY_LOST = auto()
     #: It does not happen; the caller is told that nobody answered.
     REFUSED = auto()
-    #: The process stands still, its lease runs out, and then it goes on.
+    #: The process stands still, its lease runs out, often the sweeper's patience too, and then it goes on.
     STALL = auto()
 
 
@@ -110,8 +113,11 @@ class Actor:
         self.wake_at: datetime | None = None
         self._work = work
         self._on_end = on_end
-        self._go = threading.Semaphore(0)
-        self._paused = threading.Semaphore(0)
+        # Locks that the one side takes and the other releases: half the time of semaphores, which is most of all.
+        self._go = threading.Lock()
+        self._paused = threading.Lock()
+        self._go.acquire()
+        self._paused.acquire()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._is_started = False
 
@@ -162,19 +168,25 @@ class Warehouse:
     """A target table with merge by key, and markers in the same step. `applied` is what readers may see."""
 
     rows: dict[int, tuple[datetime, datetime, int]] = field(default_factory=dict)
-    markers: dict[str, int] = field(default_factory=dict)
-    applied_count: int = 0
+    #: The attempt that loaded a batch last, and the files it loaded.
+    markers: dict[str, tuple[int, frozenset[Location]]] = field(default_factory=dict)
+    applied: list[tuple[str, frozenset[Location]]] = field(default_factory=list)
 
-    def merge(self, batch: Batch, attempt: int, rows: Sequence[Row]) -> None:
-        if self.markers.get(batch.id, 0):
-            return
+    def merge(self, assignment: Assignment, rows: Sequence[Row]) -> None:
+        batch, attempt = assignment.batch, assignment.attempt.number
+        files = frozenset(file.location for file in assignment.files)
+        if marker := self.markers.get(batch.id):
+            if marker[0] > attempt:
+                raise LostLease(f"{batch.id}: attempt {marker[0]} has loaded it")
+            if marker[1] == files:
+                return
         for row in rows:
             incoming = (row.changed_at, batch.window.end, row.value)
             stored = self.rows.get(row.key)
             if stored is None or incoming[:2] >= stored[:2]:
                 self.rows[row.key] = incoming
-        self.markers[batch.id] = attempt
-        self.applied_count += 1
+        self.markers[batch.id] = attempt, files
+        self.applied.append((batch.id, files))
 
 
 Decide = Callable[[str], Fault]
@@ -183,7 +195,7 @@ Decide = Callable[[str], Fault]
 class World:
     """Everything there is, and the current actor."""
 
-    def __init__(self, seed: int, *, decide: Decide | None = None) -> None:
+    def __init__(self, seed: int, *, decide: Decide | None = None, max_attempts: int = MANY_ATTEMPTS) -> None:
         self.dice = random.Random(seed)
         self.now = MIDNIGHT + 12 * HOUR
         self.actors: list[Actor] = []
@@ -192,6 +204,7 @@ class World:
         self.decide: Decide = decide or (lambda _: Fault.NONE)
         self.are_faults_on = True
         self.alterations_left = 0
+        self.contract_changes_left = 0
         self.source: list[Row] = _rows_of_a_morning(self.dice)
         self.warehouse = Warehouse()
         self.queues = MemoryQueues(max_receive_count=1_000)
@@ -201,8 +214,8 @@ class World:
         self.ledger = SimulatedLedger(self, self._plain_ledger)
         self.store = SimulatedStore(self, self._plain_store)
         self.sender = SimulatedSender(self)
-        self.contract = _contract()
-        self.limits = StageLimits(lease=LEASE, max_attempts=MAX_ATTEMPTS)
+        self.contract = _contract(version=1)
+        self.limits = StageLimits(lease=LEASE, max_attempts=max_attempts)
 
     # ---- side effects ------------------------------------------------------------------------------------------
 
@@ -211,8 +224,11 @@ class World:
         actor = self.current
         if actor is None:
             return do()
-        actor.pause()
-        self.current = actor
+        # Each hand-over costs two switches of threads, most of the time of all. Half of them suffices: any two
+        # effects of two actors still meet in either order.
+        if self.dice.random() < 0.5:
+            actor.pause()
+            self.current = actor
         self.effects.append(name)
         fault = self.decide(name) if self.are_faults_on else Fault.NONE
         match fault:
@@ -221,7 +237,7 @@ class World:
             case Fault.REFUSED:
                 raise Unavailable(f"simulated: {name} was refused")
             case Fault.STALL:
-                actor.wake_at = self.now + 3 * LEASE
+                actor.wake_at = self.now + self.dice.choice(STALLS)
                 actor.pause()
                 self.current = actor
         result = do()
@@ -270,8 +286,7 @@ class World:
         """What cron does."""
         with self.ledger.transaction() as tx:
             watermark = tx.watermark("simulated", "rows")
-            version = ContractVersion(1, sha256_of(self.contract), self.contract)
-            tx.insert_contract(version)
+            version = register_contract(tx, self.contract)
             due = due_windows(watermark, horizon=MIDNIGHT + 6 * HOUR, schedule=self.contract.schedule)
             if watermark is None:
                 tx.set_watermark("simulated", "rows", MIDNIGHT + 3 * HOUR)
@@ -295,8 +310,8 @@ class World:
                 sender=self.sender,
                 buckets=[BUCKET],
                 limits=limits,
-                max_attempts=MAX_ATTEMPTS,
-                areas=(*TRANSIENT_AREAS, Area.FINAL),
+                max_attempts=self.limits.max_attempts,
+                areas=tuple(Area),
             )
 
         self.start("sweeper", work)
@@ -360,7 +375,7 @@ class World:
         ]
         files = []
         parts = [rows[::2], rows[1::2]] if len(rows) > 3 else [rows]
-        header = header_line([column.name for column in self.contract.output_columns])
+        header = _header(assignment)
         for part, chunk in enumerate(parts):
             key = raw_key(
                 Area.TMP,
@@ -385,11 +400,18 @@ class World:
             if hashlib.sha256(body).hexdigest() != file.sha256:
                 raise Refused(Reason.CHECKSUM_MISMATCH, f"{file.location} was altered")
             lines = body.decode().splitlines()
+            assert f"{lines[0]}\n".encode() == _header(assignment), "files of another contract"
             rows += [Row.parse(line) for line in lines[1:]]
         assert len(rows) == assignment.batch.counts[Count.ROWS_WRITTEN]
         latest: dict[int, Row] = {}
         for row in sorted(rows, key=lambda row: row.changed_at):
             latest[row.key] = row
+        rejects = rejects_key(
+            table=assignment.batch.table, batch_id=assignment.batch.id, attempt=assignment.attempt.number
+        )
+        evidence = self._write(
+            Location(BUCKET, rejects), Area.QUARANTINE, FileFormat.REJECTS, assignment, 0, b"line\n", 0
+        )
         body = json.dumps([row.text() for row in latest.values()]).encode()
         key = final_key(
             table=assignment.batch.table,
@@ -406,7 +428,8 @@ class World:
             Count.ROWS_IN_FINAL: len(latest),
             Count.ROWS_DEDUPLICATED: len(rows) - len(latest),
         }
-        return StageResult(files=[file], counts=counts)
+        evidence = replace(evidence, status=FileStatus.CORRECT)
+        return StageResult(files=[file, evidence], counts=counts)
 
     def publish(self, assignment: Assignment) -> StageResult:
         rows = [
@@ -416,7 +439,7 @@ class World:
         ]
         self.effect(
             "warehouse.commit",
-            lambda: self.warehouse.merge(assignment.batch, assignment.attempt.number, rows),
+            lambda: self.warehouse.merge(assignment, rows),
         )
         return StageResult(counts={Count.ROWS_STAGED: len(rows)})
 
@@ -663,11 +686,14 @@ def _alter_an_object(world: World) -> None:
 
 
 def _replay_held(world: World) -> None:
-    """What a person does after the cure."""
+    """What a person does after the cure, which may be another contract."""
     for batch in world.batches():
         if batch.state in HELD_STATES:
+            if world.contract_changes_left:
+                world.contract_changes_left -= 1
+                world.contract = _contract(version=world.contract_changes_left + 2)
             with world.transaction() as tx:
-                version = ContractVersion(1, sha256_of(world.contract), world.contract)
+                version = register_contract(tx, world.contract)
                 lifecycle.replay(tx, batch.id, contract=version, detail="cured")
 
 
@@ -705,10 +731,13 @@ def assert_promises(world: World) -> None:
     batches = world.batches()
     assert len(batches) == 4
     assert {batch.state for batch in batches} == {BatchState.PUBLISHED}
-    assert world.warehouse.applied_count == len(batches)
+    assert len(set(world.warehouse.applied)) == len(world.warehouse.applied), "loaded twice"
     with world.transaction() as tx:
         for batch in batches:
             _assert_history_chains(tx, batch)
+            shown = tx.files(batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt)
+            assert world.warehouse.markers[batch.id][1] == {file.location for file in shown}
+            assert not [each for each in tx.attempts(batch.id) if each.state is AttemptState.RUNNING]
         recorded = {file.location: file for file in tx.files(present_only=True)}
         assert set(world.objects()) == set(recorded)
         assert all(file.area in {Area.FINAL, Area.QUARANTINE} for file in recorded.values())
@@ -741,12 +770,16 @@ def _rows_of_a_morning(dice: random.Random) -> list[Row]:
     return rows
 
 
-def _contract() -> TableContract:
+def _header(assignment: Assignment) -> bytes:
+    return header_line([column.name for column in assignment.contract.output_columns])
+
+
+def _contract(*, version: int) -> TableContract:
     keep = Mask(MaskKind.KEEP)
     columns = (
         Column("key", ColumnType(ColumnKind.INT64), keep, nullable=False),
         Column("changed_at", ColumnType(ColumnKind.TIMESTAMPTZ), keep, nullable=False),
-        Column("value", ColumnType(ColumnKind.INT64), keep),
+        Column(f"value_{version}", ColumnType(ColumnKind.INT64), keep),
     )
     return TableContract(
         origin=Origin("simulated", SourceKind.POSTGRES, {"dsn": "env:SIMULATED_DSN"}),

@@ -438,6 +438,31 @@ def test_an_attempt_of_before_a_failure_cannot_speak_for_the_next(life: Life) ->
         life.complete(failed)
 
 
+@pytest.mark.parametrize("state", sorted(set(AttemptState) - {AttemptState.RUNNING}))
+def test_an_attempt_that_ended_cannot_speak_though_its_batch_still_names_it(
+    life: Life, state: AttemptState
+) -> None:
+    life.plan()
+    attempt = life.claimed(Stage.EXTRACT)
+    with life.ledger.transaction() as tx:
+        tx.save_attempt(replace(attempt, state=state))
+
+    with pytest.raises(LostLease):
+        life.complete(attempt)
+
+
+def test_an_attempt_that_never_ended_cannot_speak_once_its_batch_names_another(life: Life) -> None:
+    life.plan()
+    zombie = life.claimed(Stage.EXTRACT)
+    life.clock.advance(hours=1)
+    life.claimed(Stage.EXTRACT)
+    with life.ledger.transaction() as tx:
+        tx.save_attempt(zombie)
+
+    with pytest.raises(LostLease):
+        life.complete(zombie)
+
+
 # ---- completing ----------------------------------------------------------------------------------------------
 
 
