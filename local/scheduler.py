@@ -4,6 +4,8 @@ What EventBridge and cron do elsewhere: calls the sweeper Lambda every few secon
 `python -m local.scheduler` runs until SIGTERM. An AWS server that is away is waited for.
 """
 
+import itertools
+import json
 import os
 import signal
 import sys
@@ -22,6 +24,8 @@ from shared.telemetry.logs import configure_logging
 log = structlog.get_logger()
 
 SWEEP_EVERY_SECONDS = 5.0
+#: Every how manieth sweep also searches `final/` and `quarantine/`.
+DEEP_EVERY = 12
 
 
 def main() -> int:
@@ -37,9 +41,12 @@ def main() -> int:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     log.info("scheduler_started", function=name, pid=os.getpid())
-    while not stopped.wait(SWEEP_EVERY_SECONDS):
+    for number in itertools.count(1):
+        if stopped.wait(SWEEP_EVERY_SECONDS):
+            break
         try:
-            answer = client.invoke(FunctionName=name, Payload=b"{}")
+            payload = json.dumps({"deep": number % DEEP_EVERY == 0})
+            answer = client.invoke(FunctionName=name, Payload=payload.encode())
             if "FunctionError" in answer:
                 log.error("sweep_failed", error=answer["Payload"].read(2000).decode(errors="replace"))
         except (ClientError, BotoCoreError) as error:
