@@ -321,6 +321,18 @@ def test_the_table_names_every_role() -> None:
     assert set(OBJECTS) == {*FUNCTIONS, *WORKER_QUEUES}
 
 
+def test_the_sweeper_deletes_rejects_in_quarantine_and_no_evidence() -> None:
+    rejects = rejects_key(table="orders", batch_id="b1", attempt=2)
+    evidence = quarantine_key(f"tmp/{rejects}", sha256="0cc1" * 16)
+
+    allowed = {
+        key: is_allowed(statements_of("sweeper"), "s3:DeleteObject", f"arn:aws:s3:::esclusa-shop/{key}")
+        for key in (rejects, evidence)
+    }
+
+    assert allowed == {rejects: True, evidence: False}
+
+
 @pytest.mark.parametrize("role", OBJECTS)
 def test_a_role_touches_no_bucket_of_others(role: str) -> None:
     statements = statements_of(role)
