@@ -31,7 +31,7 @@ from infra.templates import (
 )
 from shared.celery_sqs import WorkerSettings
 from shared.domain.contracts import Origin, SourceKind
-from shared.domain.files import NEXT_AREA, Area
+from shared.domain.files import NEXT_AREA, Area, quarantine_key, rejects_key
 from shared.lifecycle import GATE_QUEUES
 from shared.ports import QueueName
 
