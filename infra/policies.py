@@ -28,6 +28,7 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
             _objects("Read", prefix, ["s3:GetObject"], [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
             _objects("SetAside", prefix, ["s3:PutObject"], [Area.QUARANTINE]),
             _objects("Delete", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
+            _keep_evidence(prefix),
         ]
     uploads = ["s3:AbortMultipartUpload"]
     return [
@@ -35,6 +36,7 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
         _list(prefix, actions=["s3:ListBucket", "s3:ListBucketMultipartUploads"]),
         _objects("DeleteStrays", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
         _delete_rejects(prefix),
+        _keep_evidence(prefix),
         _objects("AbortUploads", prefix, uploads, [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
     ]
 
@@ -110,6 +112,21 @@ def _delete_rejects(prefix: str) -> Statement:
             {"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{prefix}-*/{Area.QUARANTINE}/*/rejects-?????.csv"}
         ],
         "Condition": {"StringEquals": {"s3:ResourceAccount": {"Ref": "AWS::AccountId"}}},
+    }
+
+
+def _keep_evidence(prefix: str) -> Statement:
+    """
+    Deny to delete what was set aside.
+
+    In a policy `*` spans slashes: `esclusa-*/tmp/*` is also `esclusa-shop/quarantine/tmp/x.csv@0cc1…`.
+    Source: IAM User Guide, "IAM JSON policy elements: Resource", wildcards.
+    """
+    return {
+        "Sid": "KeepEvidence",
+        "Effect": "Deny",
+        "Action": ["s3:DeleteObject"],
+        "Resource": [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{prefix}-*/{Area.QUARANTINE}/*@{'?' * 16}"}],
     }
 
 
