@@ -30,7 +30,7 @@ from shared.catalog import Source, load_sources
 from shared.domain.batches import HELD_STATES, STATES_AT_REST, Batch, BatchState
 from shared.domain.contracts import TableContract
 from shared.domain.counts import Count
-from shared.errors import EsclusaError, Unavailable
+from shared.errors import ConfigurationError, EsclusaError, Unavailable
 from shared.fleet import Fleet
 from shared.settings import FleetSettings
 from shared.telemetry.logs import configure_logging
@@ -202,23 +202,21 @@ class Mover:
         with self._shown() as show:
             # A snapshot is not planned while an earlier one is on its way: one more, of the settled shop.
             for _ in range(2):
-                while self._open_batches():
-                    if time.monotonic() > deadline:
-                        raise Unavailable(
-                            f"{len(self._open_batches())} batches are still on their way; "
-                            "`esclusa status` and the logs say where they stand"
-                        )
-                    self._wait(LOOK_EVERY_SECONDS, show)
+                self._wait_for_open_batches(show, deadline=deadline)
                 self._enqueue()
-            while self._open_batches() and time.monotonic() < deadline:
-                self._wait(LOOK_EVERY_SECONDS, show)
+            self._wait_for_open_batches(show, deadline=deadline)
+
+    def _wait_for_open_batches(self, show: Live, *, deadline: float) -> None:
+        while self._has_open_batches():
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "batches are still on their way; `esclusa status` and the logs say where they stand"
+                )
+            self._wait(LOOK_EVERY_SECONDS, show)
 
     def _enqueue(self) -> None:
         # Whoever is away now is asked again in a few seconds.
-        try:
-            enqueue(self._sources, fleet=self._fleet)
-        except Unavailable:
-            return
+        enqueue(self._sources, fleet=self._fleet)
 
     def _wait(self, seconds: float, show: Live) -> None:
         until = time.monotonic() + seconds
@@ -231,15 +229,17 @@ class Mover:
     def _restart_the_dead(self) -> None:
         if dead := dead_processes(self._home):
             self._console.print(f"[yellow]restarting {', '.join(sorted(dead))}[/]")
-            up(self._home, self._sources_directory)
+            try:
+                up(self._home, self._sources_directory)
+            except (Unavailable, ConfigurationError) as error:
+                # A process that is still dying, or somebody who restarts it as well: again at the next look.
+                self._console.print(f"[yellow]not yet: {error}[/]", highlight=False)
 
-    def _open_batches(self) -> list[Batch]:
-        try:
-            with self._fleet.ledger.transaction() as tx:
-                return tx.batches(states=frozenset(BatchState) - STATES_AT_REST)
-        except Unavailable:
-            self._restart_the_dead()
-            return self._open_batches()
+    def _has_open_batches(self) -> bool:
+        """Whether any batch is on its way. While the ledger is away some may be."""
+        with suppress(Unavailable), self._fleet.ledger.transaction() as tx:
+            return bool(tx.batches(states=frozenset(BatchState) - STATES_AT_REST, limit=1))
+        return True
 
     @contextmanager
     def _shown(self) -> Iterator[Live]:

@@ -1,7 +1,9 @@
 """Enqueueing: ask each source for its clock, plan what is due, send. What cron runs."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -11,8 +13,11 @@ from shared.errors import EsclusaError
 from shared.fleet import Fleet
 from shared.outbox import send_pending
 from shared.planning import PlannedTable, plan_source
+from shared.stage import describe
 
 log = structlog.get_logger()
+
+MAX_SOURCES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,14 @@ class EnqueuedSource:
 
 
 def enqueue(sources: Iterable[Source], *, fleet: Fleet) -> list[EnqueuedSource]:
-    """Plan and send what is due of each source. A source that does not answer holds up none of the others."""
-    outcomes = [_enqueue_source(source, fleet=fleet) for source in sources]
+    """
+    Plan and send what is due of each source.
+
+    Sources are asked side by side: one that hangs until its timeout, or fails in a way nobody foresaw, holds up
+    none of the others.
+    """
+    with ThreadPoolExecutor(MAX_SOURCES_AT_ONCE, thread_name_prefix="enqueue") as threads:
+        outcomes = list(threads.map(partial(_enqueue_source, fleet=fleet), sources))
     send_pending(fleet.ledger, fleet.sender)
     return outcomes
 
@@ -50,4 +61,7 @@ def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
     except EsclusaError as error:
         log.warning("source_not_enqueued", source=source.name, error=str(error))
         return EnqueuedSource(source.name, error=error)
+    except Exception as error:
+        log.exception("source_not_enqueued", source=source.name)
+        return EnqueuedSource(source.name, error=EsclusaError(f"source {source.name!r}: {describe(error)}"))
     return EnqueuedSource(source.name, tuple(planned))
