@@ -9,12 +9,21 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from local import aws
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
 from local.processes import Home, supervise
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_come() -> Iterator[None]:
+    """Whatever a test, or a program run in it, configured of the logs ends with it."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

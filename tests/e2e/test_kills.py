@@ -16,10 +16,9 @@ WORKERS = {"extractor": Stage.EXTRACT, "processor": Stage.PROCESS, "publisher": 
 
 @pytest.fixture(autouse=True)
 def changed_orders(fleet: SmallFleet) -> None:
-    """Work for a batch: the shop at rest in the warehouse, and some of its orders changed since."""
+    """Work for the next batch: the shop at rest in the warehouse, and some of its orders changed since."""
     fleet.move_everything("shop")
     fleet.shop("UPDATE orders SET updated_at = now(), item_count = item_count + 1 WHERE order_id <= 1000")
-    until(lambda: fleet.enqueue("shop")[0].planned_count >= 3, what="the change to be due", pause=0.5)
 
 
 def kill_all(processes: list[psutil.Process]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -311,13 +312,17 @@ class SmallFleet:
             return replay(tx, batch_id, contract=version, detail="cured")
 
     @contextmanager
-    def held_in(self, state: BatchState, *, table: str) -> Iterator[str]:
+    def held_in(self, state: BatchState, *, table: str, source: str = "shop") -> Iterator[str]:
         """
-        Catch a batch of a table in a state, and hold its row: nothing that is at work on it can record it.
+        Enqueue what is due of a source, catch a batch of a table in a state, and hold its row.
 
-        With this an attempt is caught between its work and its record, the crash point with the most to lose.
+        Nothing that is at work on the batch can record it: so an attempt is caught between its work and its
+        record, the crash point with the most to lose. Looked out for before it is enqueued: a state lasts
+        milliseconds.
         """
         connection = psycopg.connect(self.stack.control_dsn)
+        enqueueing = threading.Thread(target=self._enqueue_until_due, args=[source], daemon=True)
+        enqueueing.start()
         try:
 
             def catch() -> str | None:
@@ -330,10 +335,14 @@ class SmallFleet:
                 return found[0] if found else None
 
             batch_id = until(catch, what=f"a batch of {table} to be {state}", pause=0.002)
+            enqueueing.join(timeout=PATIENCE_SECONDS)
             yield batch_id
         finally:
             # Closed, not rolled back: the server may have been killed meanwhile.
             connection.close()
+
+    def _enqueue_until_due(self, source: str) -> None:
+        until(lambda: self.enqueue(source)[0].planned_count >= 3, what="something to be due", pause=0.5)
 
     def blocked_clients(self) -> list[psutil.Process]:
         """Return the processes whose session with the control database waits for a lock."""
