@@ -3,7 +3,7 @@
 
 Brings the fleet up, plans what is due at the sample shop and the sample CRM, lets the shop change while workers
 and Lambdas are at work, restarts whatever dies meanwhile, and compares source and warehouse row by row.
-Run again it is incremental.
+Run again it is incremental. Sources that somebody added beside the samples are provisioned, and left alone.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Column, Table
 
 from local.fleet import Running, dead_processes, start_beside, up
@@ -26,7 +27,7 @@ from local.proof import Comparison, compare
 from local.shop import DSN_VARIABLE
 from services.extractor.enqueue import enqueue
 from services.publisher.app import connect_warehouse
-from shared.catalog import Source, load_sources
+from shared.catalog import Catalog, Source, load_sources
 from shared.domain.batches import HELD_STATES, STATES_AT_REST, Batch, BatchState
 from shared.domain.contracts import TableContract
 from shared.domain.counts import Count
@@ -35,6 +36,8 @@ from shared.fleet import Fleet
 from shared.settings import FleetSettings
 from shared.telemetry.logs import configure_logging
 
+#: What the demo moves. For other sources it knows no truth to compare with, and would wait for their schedules.
+SAMPLE_SOURCES = ("crm", "shop")
 WRITER = "shop-writer"
 WRITER_SECONDS = 15.0
 ENQUEUE_EVERY_SECONDS = 5.0
@@ -89,7 +92,11 @@ class TableSummary:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every count agrees, 1 if not, 2 if a file or setting is wrong, 3 if a part is away."""
+    """
+    Run the demo and return its exit code.
+
+    0 if every count agrees, 1 if not, 2 if a file or setting is wrong, 3 if a part is away, 130 after Ctrl-C.
+    """
     parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
     parser.add_argument("--sources", type=Path, default=Path("sources"))
     parser.add_argument(
@@ -103,11 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging("demo", level="CRITICAL")
     try:
         return run_demo(console, Home.find(), chosen.sources, limit_seconds=chosen.seconds)
+    except KeyboardInterrupt:
+        console.print(
+            "interrupted; what was started runs on: `make demo` goes on with it, `make down` stops it"
+        )
+        return 130
     except Unavailable as error:
-        console.print(f"[red]unavailable:[/] {error}", highlight=False)
+        console.print(f"[red]unavailable:[/] {escape(str(error))}", highlight=False)
         return 3
     except EsclusaError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         return 2
 
 
@@ -119,16 +131,27 @@ def run_demo(console: Console, home: Home, sources_directory: Path, *, limit_sec
     console.print(f"fleet up after {time.monotonic() - began:.0f} s, state in {home.path}", highlight=False)
     os.environ.update(running.environment)
     fleet = Fleet.connect(FleetSettings())
-    catalog = load_sources(sources_directory)
+    samples = sample_sources(load_sources(sources_directory))
     known = _batch_ids(fleet)
     _start_writer(home, running)
-    mover = Mover(console, home, sources_directory, fleet, catalog.sources, known)
+    mover = Mover(console, home, sources_directory, fleet, samples, known)
     mover.move_while_the_shop_changes()
     mover.move_the_rest(deadline=time.monotonic() + limit_seconds)
-    summaries = _summarise(catalog.contracts(), fleet=fleet, running=running, known=known)
+    contracts = [contract for source in samples for contract in source.contracts()]
+    summaries = _summarise(contracts, fleet=fleet, running=running, known=known)
     _print_summaries(console, summaries, fleet)
     console.print(f"[bold]{time.monotonic() - began:.0f} s in all[/]", highlight=False)
     return 0 if all(summary.is_sound for summary in summaries) else 1
+
+
+def sample_sources(catalog: Catalog) -> list[Source]:
+    """
+    Return the samples of a catalog.
+
+    Raises:
+        ConfigurationError: if one of them is not declared any more.
+    """
+    return [catalog.source(name) for name in SAMPLE_SOURCES]
 
 
 def _batch_ids(fleet: Fleet) -> set[str]:
@@ -233,12 +256,15 @@ class Mover:
                 up(self._home, self._sources_directory)
             except (Unavailable, ConfigurationError) as error:
                 # A process that is still dying, or somebody who restarts it as well: again at the next look.
-                self._console.print(f"[yellow]not yet: {error}[/]", highlight=False)
+                self._console.print(f"[yellow]not yet: {escape(str(error))}[/]", highlight=False)
 
     def _has_open_batches(self) -> bool:
         """Whether any batch is on its way. While the ledger is away some may be."""
         with suppress(Unavailable), self._fleet.ledger.transaction() as tx:
-            return bool(tx.batches(states=frozenset(BatchState) - STATES_AT_REST, limit=1))
+            on_their_way = frozenset(BatchState) - STATES_AT_REST
+            return any(
+                tx.batches(source=source.name, states=on_their_way, limit=1) for source in self._sources
+            )
         return True
 
     @contextmanager
@@ -251,7 +277,12 @@ class Mover:
             "table", "planned", "extract", "gates", "process", "publish", "published", "held", box=None
         )
         with self._fleet.ledger.transaction() as tx:
-            batches = [batch for batch in tx.batches() if batch.id not in self._known]
+            batches = [
+                batch
+                for source in self._sources
+                for batch in tx.batches(source=source.name)
+                if batch.id not in self._known
+            ]
         for name in sorted({(batch.source, batch.table) for batch in batches}):
             columns = dict.fromkeys(_COLUMNS, 0)
             for batch in batches:
@@ -350,7 +381,8 @@ def _print_summaries(console: Console, summaries: Sequence[TableSummary], fleet:
 def _print_trouble(console: Console, summary: TableSummary) -> None:
     name = f"{summary.contract.source}.{summary.contract.table}"
     for batch in summary.held:
-        console.print(f"[red]{name}: batch {batch.id} is {batch.state}: {batch.reason}: {batch.detail}[/]")
+        trouble = f"{name}: batch {batch.id} is {batch.state}: {batch.reason}: {batch.detail}"
+        console.print(f"[red]{escape(trouble)}[/]")
     found = summary.comparison
     if not found.is_equal:
         console.print(
