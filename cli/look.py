@@ -67,6 +67,10 @@ class TableStatus:
             self.waiting_since = min(self.waiting_since or tally.longest_since, tally.longest_since)
 
 
+def _unknown_source(source: str) -> str:
+    return f"source {source!r}: the ledger knows no table of it; `esclusa enqueue` plans the first"
+
+
 def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOption = False) -> None:
     """
     Show per table how many batches stand in each state, up to where it is planned, and when it was last published.
@@ -76,9 +80,7 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
     fleet = connections_of(context).fleet()
     tables = [table for table in _table_statuses(fleet.ledger) if source in {None, table.source}]
     if source is not None and not tables:
-        raise NotFound(
-            f"source {source!r}: the ledger knows no table of it; `esclusa enqueue` plans the first"
-        )
+        raise NotFound(_unknown_source(source))
     with fleet.ledger.transaction() as tx:
         pending, now = tx.pending_message_count(), tx.now()
     if as_json:
@@ -171,6 +173,9 @@ def files(
     with fleet.ledger.transaction() as tx:
         if batch is not None and tx.batch(batch) is None:
             raise NotFound(f"batch {batch!r}: the ledger holds none of that id")
+        is_known = source is None or any(
+            version.contract.source == source for version in tx.latest_contracts()
+        )
         found = tx.files(
             batch_id=batch,
             areas=area or None,
@@ -179,6 +184,8 @@ def files(
             newest_first=True,
             limit=limit + 1,
         )
+    if not found and not is_known:
+        raise NotFound(_unknown_source(str(source)))
     is_cut, found = len(found) > limit, found[:limit]
     if as_json:
         print_json({"is_cut": is_cut, "files": [_file_document(file) for file in found]})

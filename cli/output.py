@@ -8,6 +8,7 @@ nothing is read as markup.
 import io
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from shared.errors import (
     EsclusaError,
     ObjectNotFound,
     SecretNotFound,
+    SourceNotFound,
     Unavailable,
 )
 
@@ -61,14 +63,14 @@ class NotDone(EsclusaError):
 _EXIT_CODES = (
     (NotFound, ExitCode.NOT_FOUND),
     (ObjectNotFound, ExitCode.NOT_FOUND),
+    (SourceNotFound, ExitCode.NOT_FOUND),
     (ConfigurationError, ExitCode.CONFIGURATION),
     (SecretNotFound, ExitCode.CONFIGURATION),
     (Unavailable, ExitCode.UNAVAILABLE),
 )
 
-_ADVICE = {
-    ExitCode.UNAVAILABLE: "Nothing is lost; the same again later may succeed. `esclusa check` tells what does not answer.",
-}
+_ADVICE = "Nothing is lost; the same again later may succeed. `esclusa check` tells what does not answer."
+_ADVICE_ON_ONE_MACHINE = "If the fleet of this machine is down, `esclusa up` starts it again."
 
 
 def exit_code_of(error: EsclusaError) -> ExitCode:
@@ -95,8 +97,10 @@ def tell_error(error: EsclusaError, *, about: str = "") -> None:
     where = f"{about}: " if about else ""
     text = visible(f"{where}{error}", keep_line_breaks=True)
     typer.secho(f"error: {text}", err=True, fg="red" if sys.stderr.isatty() else None)
-    if code in _ADVICE:
-        typer.echo(_ADVICE[code], err=True)
+    if code is ExitCode.UNAVAILABLE:
+        typer.echo(_ADVICE, err=True)
+        if os.environ.get("ESCLUSA_DEPLOYMENT") == "local":
+            typer.echo(_ADVICE_ON_ONE_MACHINE, err=True)
 
 
 def remark(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,7 +82,8 @@ def _choose(
     Return the sources to plan, and those whose files have mistakes.
 
     Raises:
-        ConfigurationError: if a name is none of the catalog's, or there is no sound source file at all.
+        SourceNotFound: if a name is none of the catalog's.
+        ConfigurationError: if there is no sound source file at all.
     """
     from shared.catalog import Problem, SourceFilesInvalid
 
@@ -216,8 +218,7 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
     remark = ""
     if every < timedelta(minutes=1):
         remark = f"due every {text_of(every)}, but cron runs at most once a minute; run it in a loop for more"
-    program = shutil.which("esclusa") or "esclusa"
-    words = [program, "enqueue", "--source", source.name, "--sources", str(directory.absolute())]
+    words = [_this_program(), "enqueue", "--source", source.name, "--sources", str(directory.absolute())]
     return CronLine(
         source=source.name,
         schedule=_schedule(minutes, behind=_minutes_behind(contracts, every=every) % minutes),
@@ -226,6 +227,14 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
         every=every,
         remark=remark,
     )
+
+
+def _this_program() -> str:
+    # cron's PATH knows no virtual environment: the line names the very program that wrote it.
+    running = Path(sys.argv[0])
+    if running.name == "esclusa" and running.is_file():
+        return str(running.absolute())
+    return shutil.which("esclusa") or "esclusa"
 
 
 def _minutes_behind(contracts: Sequence["TableContract"], *, every: timedelta) -> int:

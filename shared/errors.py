@@ -3,6 +3,7 @@ The errors of Esclusa. The class says what happens next, the message says where 
 
 EsclusaError
 ├── ConfigurationError   a person mends a file or a setting; the command ends with code 2
+│   └── SourceNotFound   no file declares a source of that name; the command ends with code 4
 ├── Refused              the batch is quarantined for a reason; repeating cures nothing
 ├── Unavailable          something outside is away; the same again later
 ├── LostLease            another attempt speaks for the batch; stop and leave everything
@@ -26,6 +27,10 @@ class EsclusaError(Exception):
 
 class ConfigurationError(EsclusaError):
     """A file or a setting is wrong. The message lists every mistake found."""
+
+
+class SourceNotFound(ConfigurationError):
+    """No source file declares a source of that name."""
 
 
 class Refused(EsclusaError):

@@ -35,7 +35,7 @@ from shared.catalog.problems import Problem, SourceFilesInvalid, shown, suggesti
 from shared.catalog.rules import TableDraft, check_source
 from shared.catalog.translation import table_contract
 from shared.domain.contracts import SourceKind, TableContract
-from shared.errors import ConfigurationError
+from shared.errors import SourceNotFound
 
 __all__ = [
     "SCHEMA_FILE_NAME",
@@ -90,13 +90,13 @@ class Catalog:
         Return a source by name.
 
         Raises:
-            ConfigurationError: if there is none of that name.
+            SourceNotFound: if there is none of that name.
         """
         for source in self.sources:
             if source.name == name:
                 return source
         names = [source.name for source in self.sources]
-        raise ConfigurationError(
+        raise SourceNotFound(
             f"{self.directory}: expected one of the sources {', '.join(names) or '(none)'}, "
             f"found {shown(name)}{suggestion(name, names)}"
         )

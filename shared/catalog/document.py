@@ -98,6 +98,7 @@ def _read_yaml(text: str, document: Document) -> None:
         mark = error.problem_mark or error.context_mark
         # Only the parser's own words: its full message quotes the line, which may hold a secret.
         found = (error.problem or error.context or "something else").removeprefix("found ")
+        found = found.replace("did not find expected", "something other than")
         document.problems.append(
             Problem(document.file, mark.line + 1 if mark else 0, "", "a single YAML document", found)
         )

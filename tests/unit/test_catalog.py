@@ -20,7 +20,7 @@ from shared.domain.contracts import (
     SourceKind,
     Target,
 )
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, SourceNotFound
 
 SOURCES = Path(__file__).parents[2] / "sources"
 
@@ -438,6 +438,12 @@ def test_a_file_of_any_shape_is_a_mistake_and_never_a_crash(
     assert found[0].line == line
 
 
+def test_broken_yaml_is_told_in_one_sentence(source_files: Files) -> None:
+    (problem,) = mistakes(source_files(shop=b"name: [a\nkind: x\n"))
+
+    assert (problem.expected, problem.found) == ("a single YAML document", "something other than ',' or ']'")
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_damaged_file_is_sound_or_told_and_never_a_crash(source_files: Files, seed: int) -> None:
     dice = random.Random(seed)
@@ -495,7 +501,7 @@ def test_a_mistaken_file_does_not_hide_the_sound_ones(source_files: Files) -> No
 def test_an_unknown_source_is_refused_with_the_nearest_name(source_files: Files) -> None:
     catalog = load_sources(source_files(shop=SHOP))
 
-    with pytest.raises(ConfigurationError, match=r"found 'shpo' \(did you mean 'shop'\?\)"):
+    with pytest.raises(SourceNotFound, match=r"found 'shpo' \(did you mean 'shop'\?\)"):
         catalog.source("shpo")
 
 

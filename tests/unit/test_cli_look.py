@@ -188,6 +188,7 @@ def test_files_can_be_narrowed_by_source_table_area_and_batch() -> None:
     batch = plan(shell)
     extract(shell, batch)
     extract(shell, plan(shell, table="customers"))
+    plan(shell, source="crm", table="deals")
     with shell.ledger.transaction() as tx:
         tx.insert_file(a_foreign_file())
 
@@ -211,6 +212,13 @@ def test_files_are_cut_at_the_limit_and_it_is_said() -> None:
     assert shell.run("files", "--limit", "2", "--json").document["is_cut"] is True
     assert "more than 2" in shell.run("files", "--limit", "2").errors
     assert shell.run("files", "--limit", "3", "--json").document["is_cut"] is False
+
+
+def test_files_of_an_unknown_source_are_not_found() -> None:
+    ended = Shell().run("files", "--source", "nowhere")
+
+    assert ended.exit_code == ExitCode.NOT_FOUND
+    assert "'nowhere'" in ended.errors
 
 
 def test_files_of_an_unknown_batch_are_not_found() -> None:

@@ -172,6 +172,18 @@ def test_an_error_keeps_its_lines_and_loses_its_escape_sequences(capsys: pytest.
     assert capsys.readouterr().err == "error: 2 mistakes:\n  a.yaml:1: \\x1b[31m\n"
 
 
+@pytest.mark.parametrize(("deployment", "is_told"), [("local", True), ("aws", False)])
+def test_what_does_not_answer_on_one_machine_may_only_be_down(
+    deployment: str, is_told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ESCLUSA_DEPLOYMENT", deployment)
+
+    with pytest.raises(typer.Exit), errors_told():
+        raise Unavailable("the ledger is away")
+
+    assert ("`esclusa up`" in capsys.readouterr().err) is is_told
+
+
 def test_what_nobody_foresaw_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), errors_told():
         raise ZeroDivisionError

@@ -101,6 +101,18 @@ def test_a_line_survives_cron_and_shell(sources: Path) -> None:
     )
 
 
+def test_a_line_names_the_very_program_that_wrote_it(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(sources)
+    program = tmp_path / "bin" / "esclusa"
+    program.parent.mkdir()
+    program.touch()
+    monkeypatch.setattr("sys.argv", [str(program), "crontab"])
+
+    assert cron_of(sources)["command"].startswith(f"{program} enqueue ")
+
+
 def test_a_crontab_of_files_with_mistakes_is_refused(sources: Path) -> None:
     declare(sources)
     declare(sources, "crm", every="tomorrow")
@@ -127,7 +139,7 @@ def test_enqueue_of_an_unknown_source_is_refused_with_the_known_ones(sources: Pa
 
     ended = Shell().run("enqueue", "--sources", str(sources), "--source", "shp")
 
-    assert ended.exit_code == ExitCode.CONFIGURATION
+    assert ended.exit_code == ExitCode.NOT_FOUND
     assert "did you mean 'shop'" in ended.errors
 
 
