@@ -10,12 +10,13 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -343,39 +344,44 @@ def _seconds(batches: Sequence[Batch]) -> float:
 
 
 def _print_summaries(console: Console, summaries: Sequence[TableSummary], fleet: Fleet) -> None:
-    table = Table(
-        Column("table", no_wrap=True),
-        *(
-            Column(title, justify="right")
-            for title in (
-                *("batches", "rows read", "rows in CSV", "rows in Parquet", "doubles", "rejected"),
-                *("due at source", "in warehouse", "dropped columns", "masked columns", "seconds"),
-            )
-        ),
-        "",
-        title="What this run moved, and what source and warehouse hold now",
-    )
-    for summary in summaries:
-        columns = summary.contract.columns
-        table.add_row(
-            f"{summary.contract.source}.{summary.contract.table}",
-            str(len(summary.batches)),
-            f"{summary.total(Count.ROWS_READ):,}",
-            f"{summary.total(Count.ROWS_WRITTEN):,}",
-            f"{summary.total(Count.ROWS_IN_FINAL):,}",
-            f"{summary.total(Count.ROWS_DEDUPLICATED):,}",
-            f"{summary.total(Count.ROWS_REJECTED):,}",
-            f"{summary.comparison.source_row_count:,}",
-            f"{summary.comparison.warehouse_row_count:,}",
-            str(sum(not column.leaves for column in columns)),
-            str(sum(column.mask.changes_values for column in columns)),
-            f"{summary.seconds:.0f}",
-            "[green]equal[/]" if summary.is_sound else "[red]DIFFERENT[/]",
-        )
-    console.print(table)
+    console.print(summary_table(summaries))
     for summary in summaries:
         _print_trouble(console, summary)
     _print_question(console, fleet)
+
+
+def summary_table(summaries: Sequence[TableSummary]) -> Table:
+    """Show what a run did, one column per table of a source: so it fits a terminal of 80 columns."""
+    table = Table(
+        "",
+        # Names are broken behind the source, so that numbers decide how wide a column is.
+        *(
+            Column(f"{summary.contract.source}.\n{summary.contract.table}", justify="right", no_wrap=True)
+            for summary in summaries
+        ),
+        title="What this run moved, and what source and warehouse hold now",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown: dict[str, Callable[[TableSummary], str]] = {
+        "batches": lambda summary: f"{len(summary.batches):,}",
+        "rows read": lambda summary: f"{summary.total(Count.ROWS_READ):,}",
+        "rows in CSV": lambda summary: f"{summary.total(Count.ROWS_WRITTEN):,}",
+        "rows in Parquet": lambda summary: f"{summary.total(Count.ROWS_IN_FINAL):,}",
+        "doubles": lambda summary: f"{summary.total(Count.ROWS_DEDUPLICATED):,}",
+        "rejected": lambda summary: f"{summary.total(Count.ROWS_REJECTED):,}",
+        "due at source": lambda summary: f"{summary.comparison.source_row_count:,}",
+        "in warehouse": lambda summary: f"{summary.comparison.warehouse_row_count:,}",
+        "dropped columns": lambda summary: str(sum(not item.leaves for item in summary.contract.columns)),
+        "masked columns": lambda summary: str(
+            sum(item.mask.changes_values for item in summary.contract.columns)
+        ),
+        "seconds": lambda summary: f"{summary.seconds:.0f}",
+        "verdict": lambda summary: "[green]equal[/]" if summary.is_sound else "[red]differs[/]",
+    }
+    for title, cell in shown.items():
+        table.add_row(title, *(cell(summary) for summary in summaries))
+    return table
 
 
 def _print_trouble(console: Console, summary: TableSummary) -> None:

@@ -1,11 +1,14 @@
 """The demo, as far as it goes without a fleet: what it moves and proves, and how it ends when it cannot."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from local import demo
+from local.proof import Comparison
 from shared.catalog import load_sources
 from shared.errors import ConfigurationError
 
@@ -53,6 +56,24 @@ def test_a_demo_without_its_samples_says_which_is_missing(sources: Path) -> None
 
     with pytest.raises(ConfigurationError, match="found 'crm'"):
         demo.sample_sources(load_sources(sources))
+
+
+def test_the_proof_is_read_whole_on_a_terminal_of_80_columns(sources: Path) -> None:
+    summaries = [
+        demo.TableSummary(contract, (), Comparison(400_000, 399_999, 1, 0), seconds=32.0)
+        for source in demo.sample_sources(load_sources(sources))
+        for contract in source.contracts()
+    ]
+    console = Console(width=80, file=io.StringIO())
+
+    with console.capture() as captured:
+        console.print(demo.summary_table(summaries))
+
+    shown = captured.get()
+    assert "…" not in shown
+    assert shown.count("400,000") == shown.count("399,999") == shown.count("differs") == len(summaries)
+    assert all(summary.contract.table in shown for summary in summaries)
+    assert "rows in Parquet" in shown
 
 
 def test_an_interrupted_demo_says_that_the_fleet_runs_on(
