@@ -187,7 +187,7 @@ def test_check_of_one_source_looks_at_no_other(house: House) -> None:
 
     assert house.run("check", "--source", "shop").exit_code == ExitCode.OK
     assert house.run("check").exit_code == ExitCode.PROBLEM
-    assert house.run("check", "--source", "shp").exit_code == ExitCode.CONFIGURATION
+    assert house.run("check", "--source", "shp").exit_code == ExitCode.NOT_FOUND
 
 
 def test_check_tells_each_part_that_does_not_answer(house: House) -> None:
