@@ -14,8 +14,11 @@ from psycopg import sql
 
 from local.stack import Stack
 from shared.domain.contracts import DeleteMode, TableContract
+from shared.errors import Unavailable
 
 _CRM_PAGE_RECORDS = 200
+#: So often the CRM is read until no record is missing; at one change in two seconds a second time is rare.
+_CRM_READINGS = 10
 
 #: A row by its key, and its version: when it last changed, or for tables without a cursor the row as text.
 Versions = dict[tuple[str, ...], str]
@@ -112,20 +115,39 @@ def _crm_versions(contract: TableContract, stack: Stack) -> Versions:
 
 
 def _crm_records(stack: Stack, path: str) -> Iterable[dict[str, str]]:
-    """Read the CRM with a client of its own, which shares no line with the extractor's."""
+    """
+    Read the CRM with a client of its own, which shares no line with the extractor's.
+
+    A record that changes meanwhile moves to the end, those behind it move up, and one falls between two pages:
+    so all pages are read again until as many records are known as there are. None is ever deleted.
+
+    Raises:
+        Unavailable: if some are missing even then.
+    """
     by_id: dict[str, dict[str, str]] = {}
+    for _ in range(_CRM_READINGS):
+        total = _read_pages(stack, path, by_id)
+        if len(by_id) >= total:
+            return by_id.values()
+    raise Unavailable(f"the CRM says that {path} has {total} records, and showed only {len(by_id)}")
+
+
+def _read_pages(stack: Stack, path: str, by_id: dict[str, dict[str, str]]) -> int:
+    """Add the records of all pages to those known, and return how many the CRM says there are."""
     url: str | None = f"{stack.crm_url}{path}?per_page={_CRM_PAGE_RECORDS}&limit={_CRM_PAGE_RECORDS}"
     page = 1
+    total = 0
     while url is not None:
         answer = _get(url, stack.crm_token)
         by_id |= {str(record["id"]): record for record in answer["data"]}
+        total = int(answer["total"])
         if "total_pages" in answer:
             page += 1
             url = f"{stack.crm_url}{path}?per_page={_CRM_PAGE_RECORDS}&page={page}"
             url = url if page <= answer["total_pages"] else None
         else:
             url = answer["next"]
-    return by_id.values()
+    return total
 
 
 def _get(url: str, token: str) -> dict[str, Any]:
