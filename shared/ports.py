@@ -245,11 +245,6 @@ class LedgerTransaction(Protocol):
         """Return how many messages are unsent."""
         ...
 
-    # Single runners.
-    def try_lock(self, name: str) -> bool:
-        """Take a named lock until the transaction ends; False if another transaction has it."""
-        ...
-
 
 class Ledger(Protocol):
     """The control database."""

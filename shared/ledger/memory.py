@@ -409,11 +409,6 @@ class _MemoryTransaction:
     def pending_message_count(self) -> int:
         return len(self._tables.outbox)
 
-    # Single runners.
-
-    def try_lock(self, name: str) -> bool:  # noqa: ARG002 - nobody else is here
-        return True
-
     # Changes that can be undone.
 
     def _put(self, rows: dict[Key, Value], key: Key, value: Value) -> None:

@@ -511,14 +511,6 @@ class _PostgresTransaction:
         number: int = self._execute(select(func.count()).select_from(_outbox)).scalar_one()
         return number
 
-    # Single runners.
-
-    def try_lock(self, name: str) -> bool:
-        is_taken: bool = self._execute(
-            select(func.pg_try_advisory_xact_lock(_lock_number("name", name)))
-        ).scalar_one()
-        return is_taken
-
     # Statements.
 
     def _insert(self, table: Table, **values: Any) -> bool:

@@ -954,15 +954,6 @@ def test_two_senders_send_each_message_once(ledger: Ledger) -> None:
 # ---- two at once ---------------------------------------------------------------------------------------------
 
 
-def test_a_named_lock_can_be_taken_again_after_the_transaction(ledger: Ledger) -> None:
-    taken = []
-    for _ in range(2):
-        with ledger.transaction() as tx:
-            taken.append(tx.try_lock("sweeper"))
-
-    assert taken == [True, True]
-
-
 def test_of_two_workers_that_claim_one_batch_one_wins(ledger: Ledger) -> None:
     with ledger.transaction() as tx:
         tx.insert_contract(a_contract())

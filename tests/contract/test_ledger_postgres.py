@@ -76,16 +76,6 @@ def test_messages_that_another_sender_holds_are_passed_over(ledger: PostgresLedg
     assert (held, free) == (["first", "second"], ["third"])
 
 
-def test_a_named_lock_is_held_by_one_transaction(ledger: PostgresLedger) -> None:
-    with ledger.transaction() as one, ledger.transaction() as other:
-        taken = (one.try_lock("sweeper"), other.try_lock("sweeper"), other.try_lock("planner"))
-    with ledger.transaction() as tx:
-        afterwards = tx.try_lock("sweeper")
-
-    assert taken == (True, False, True)
-    assert afterwards
-
-
 def test_a_second_planner_waits_for_the_first_even_before_there_is_a_watermark(
     ledger: PostgresLedger, impatient: PostgresLedger
 ) -> None:
