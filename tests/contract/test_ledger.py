@@ -1,7 +1,7 @@
 """What every ledger keeps, in memory and on PostgreSQL alike."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -18,9 +18,7 @@ from support.ledger_rows import (
     an_attempt,
     an_event,
 )
-from support.ledgers import copied_database, migrated_template, postgres_ledger
 
-from local.postgres import EmbeddedPostgres
 from shared import lifecycle
 from shared.domain.batches import EDGES, AttemptState, Batch, BatchState, Stage
 from shared.domain.contracts import MaskEvidence, MaskKind
@@ -28,30 +26,10 @@ from shared.domain.files import Area, FileStatus
 from shared.domain.reasons import Reason
 from shared.domain.windows import PlannedWindow, Window, slot_of
 from shared.errors import IllegalTransition, LostLease, StaleRevision
-from shared.ledger.memory import MemoryLedger
 from shared.ports import Ledger, OutboxMessage, QueueName
 
 HOUR = timedelta(hours=1)
 LEASE = timedelta(minutes=10)
-
-
-@pytest.fixture(scope="module")
-def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    with migrated_template(postgres_server) as name:
-        yield name
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    if request.param == "memory":
-        yield MemoryLedger(lambda: datetime.now(UTC))
-        return
-    server = request.getfixturevalue("postgres_server")
-    with (
-        copied_database(server, request.getfixturevalue("template")) as dsn,
-        postgres_ledger(dsn) as ledger,
-    ):
-        yield ledger
 
 
 def stored(ledger: Ledger, *batches: Batch) -> None:

@@ -1,40 +1,16 @@
 """What people list of a ledger, in memory and on PostgreSQL alike."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import pytest
 from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_file, add_batch
-from support.ledgers import copied_database, migrated_template, postgres_ledger
 
 from infra import migrations
-from local.postgres import EmbeddedPostgres
 from shared.domain.batches import BatchState
 from shared.domain.files import Location
-from shared.ledger.memory import MemoryLedger
 from shared.ports import BatchTally, Ledger
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(scope="module")
-def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    with migrated_template(postgres_server) as name:
-        yield name
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    if request.param == "memory":
-        yield MemoryLedger(lambda: datetime.now(UTC))
-        return
-    server = request.getfixturevalue("postgres_server")
-    with (
-        copied_database(server, request.getfixturevalue("template")) as dsn,
-        postgres_ledger(dsn) as ledger,
-    ):
-        yield ledger
 
 
 def test_batches_are_tallied_by_source_table_and_state(ledger: Ledger) -> None:
