@@ -225,23 +225,15 @@ def parse_clean_message(body: str) -> CleanMessage:
     return CleanBatch(_batch_id(fields["batch_id"]))
 
 
-def parse_s3_event(body: str) -> list[ObjectCreated]:
+def _objects_created(event: dict[str, Any]) -> list[ObjectCreated]:
     """
-    Read the objects that an S3 event notification names; none for the test event that S3 sends when a
-    notification is configured.
+    Read the objects that an S3 event names; none for the test event sent when a notification is configured.
 
     Keys come form-encoded: a space is `+`, other characters are `%XX` of their UTF-8 bytes, and a slash is
     either `/` or `%2F`.
 
-    Raises:
-        MalformedMessage: if it is no event of created objects.
-
     Source: Amazon S3 User Guide, "Event message structure".
     """
-    return _objects_created(_read_object(body))
-
-
-def _objects_created(event: dict[str, Any]) -> list[ObjectCreated]:
     if event.get("Event") == "s3:TestEvent":
         return []
     records = event.get("Records")

@@ -19,7 +19,6 @@ from shared.messages import (
     gate_message,
     parse_clean_message,
     parse_gate_message,
-    parse_s3_event,
     parse_task_message,
     set_aside_message,
     task_message,
@@ -29,7 +28,6 @@ PARSERS: list[Callable[[str], object]] = [
     parse_task_message,
     parse_gate_message,
     parse_clean_message,
-    parse_s3_event,
 ]
 
 
@@ -86,30 +84,27 @@ def test_a_cleaners_message_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("key", ["tmp/order+items/a%C3%A9%2Bb.csv", "tmp%2Forder+items%2Fa%C3%A9%2Bb.csv"])
 def test_a_key_of_an_s3_event_is_decoded_however_its_slashes_are_written(key: str) -> None:
-    (created,) = parse_s3_event(s3_event(key=key))
+    (created,) = parse_gate_message(s3_event(key=key))
 
     assert created == ObjectCreated(
         Location("esclusa-shop", "tmp/order items/aé+b.csv"), 7, sequencer="0055AED6DCD90281E5"
     )
 
 
-def test_a_gate_reads_s3_events_too() -> None:
-    assert parse_gate_message(s3_event()) == parse_s3_event(s3_event())
-
-
 def test_an_s3_event_without_sequencer_is_read() -> None:
     event = json.loads(s3_event())
     del event["Records"][0]["s3"]["object"]["sequencer"]
 
-    (created,) = parse_s3_event(json.dumps(event))
+    (created,) = parse_gate_message(json.dumps(event))
 
+    assert isinstance(created, ObjectCreated)
     assert created.sequencer is None
 
 
 def test_the_test_event_of_s3_names_no_object() -> None:
     body = '{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "esclusa-shop"}'
 
-    assert parse_s3_event(body) == []
+    assert parse_gate_message(body) == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +130,7 @@ def test_the_test_event_of_s3_names_no_object() -> None:
 )
 def test_a_lying_s3_event_is_refused(body: str) -> None:
     with pytest.raises(MalformedMessage):
-        parse_s3_event(body)
+        parse_gate_message(body)
 
 
 @pytest.mark.parametrize(
