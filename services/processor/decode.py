@@ -98,7 +98,7 @@ def decode(
             )
         record_count = 0
         for block in _record_blocks(stream, block_size_in_bytes, file):
-            frame = _parse(block, len(columns), file)
+            frame = parse_records(block, column_count=len(columns), place=file.location)
             yield TextBlock(frame, file.part, first_line=record_count + 2, text_size_in_bytes=len(block))
             record_count += frame.height
     if record_count != file.record_count:
@@ -142,7 +142,13 @@ def _end_of_last_record(text: bytes) -> int:
     return 0
 
 
-def _parse(block: bytes, column_count: int, file: DataFile) -> pl.DataFrame:
+def parse_records(block: bytes, *, column_count: int, place: object) -> pl.DataFrame:
+    """
+    Read whole records, without a header, as text.
+
+    Raises:
+        Refused: `record_count_mismatch` if one has fewer or more fields. `place`: where they are from.
+    """
     # A record of NULLs goes before the block and is taken off again: Polars drops a byte order mark that comes
     # first, although it may well be the first character of a value.
     guard = _DELIMITER * (column_count - 1) + _TERMINATOR
@@ -159,12 +165,12 @@ def _parse(block: bytes, column_count: int, file: DataFile) -> pl.DataFrame:
         # The cause stays out: its text quotes the row.
         raise Refused(
             Reason.RECORD_COUNT_MISMATCH,
-            f"{file.location}: a record cannot be read as {column_count} fields ({type(error).__name__})",
+            f"{place}: a record cannot be read as {column_count} fields ({type(error).__name__})",
         ) from None
     if _has_short_record(frame, block):
         raise Refused(
             Reason.RECORD_COUNT_MISMATCH,
-            f"{file.location}: a record has fewer than {column_count} fields",
+            f"{place}: a record has fewer than {column_count} fields",
         )
     return frame
 

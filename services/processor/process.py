@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import structlog
 
+from services.processor.checksum import Checksum, fingerprint
 from services.processor.conform import conform
-from services.processor.decode import decode, fetch
+from services.processor.decode import decode, fetch, position_name
 from services.processor.parquet import Part, PartLayout, arrow_schema, row_groups, write_parts
 from services.processor.rejects import Rejects
 from services.processor.transform import LatestByKey, PolarsTransform, Transform
@@ -71,13 +72,14 @@ def process(
     with tempfile.TemporaryDirectory(prefix="esclusa-process-") as name:
         folder = Path(name)
         rejects = Rejects(folder / "rejects.csv", contract.limits)
+        summed = _SummedRows(contract)
         layout = _layout(assignment, target_file_size_in_bytes)
 
         frames = _accepted_frames(
             assignment, rejects, store=store, folder=folder, block_size_in_bytes=block_size_in_bytes
         )
         groups = row_groups(
-            frames,
+            summed.passed_on(frames),
             schema=layout.schema,
             text_size_in_bytes=min(ROW_GROUP_TEXT_IN_BYTES, target_file_size_in_bytes),
         )
@@ -89,7 +91,7 @@ def process(
     return StageResult(
         files=[*final, *set_aside],
         counts=_counts(accepted, latest, rejects),
-        manifest=_manifest(assignment, final, rejects),
+        manifest=_manifest(assignment, final, rejects, accepted=summed.checksum),
     )
 
 
@@ -127,6 +129,24 @@ def _accepted_frames(
             rejects.add(conformed)
             yield conformed.accepted, block.text_size_in_bytes
         path.unlink()
+
+
+class _SummedRows:
+    """Takes the checksum of rows on their way from CSV to Parquet: reconciliation compares it with what got there."""
+
+    def __init__(self, contract: TableContract) -> None:
+        self.checksum = Checksum()
+        self._fingerprint = fingerprint(
+            [
+                (pl.col(position_name(position)), column.output_type)
+                for position, column in enumerate(contract.output_columns)
+            ]
+        )
+
+    def passed_on(self, frames: Iterator[tuple[pl.DataFrame, int]]) -> Iterator[tuple[pl.DataFrame, int]]:
+        for frame, text_size_in_bytes in frames:
+            self.checksum += Checksum.of(frame.select(self._fingerprint.alias("row"))["row"])
+            yield frame, text_size_in_bytes
 
 
 def _upload_rejects(assignment: Assignment, rejects: Rejects, *, store: ObjectStore) -> list[DataFile]:
@@ -248,7 +268,9 @@ def _counts(accepted: Sequence[Part], latest: Sequence[Part], rejects: Rejects) 
     }
 
 
-def _manifest(assignment: Assignment, final: Sequence[DataFile], rejects: Rejects) -> dict[str, object]:
+def _manifest(
+    assignment: Assignment, final: Sequence[DataFile], rejects: Rejects, *, accepted: Checksum
+) -> dict[str, object]:
     """Return what an attempt read and wrote, as JSON values."""
     return {
         "contract_version": assignment.batch.contract_version,
@@ -258,6 +280,7 @@ def _manifest(assignment: Assignment, final: Sequence[DataFile], rejects: Reject
         ],
         "read": [_file_entry(file) for file in sorted(assignment.files, key=lambda file: file.part)],
         "written": [_file_entry(file) for file in final],
+        "accepted": accepted.entry(),
         "broken_cells": [
             {"column": column, "code": code, "count": count}
             for (column, code), count in sorted(rejects.cell_counts.items())

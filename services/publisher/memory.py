@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
+
 from services.publisher.catalog import ExternalBatch, ExternalTable
+from services.publisher.read_back import polars_type
 from services.publisher.rows import read_blocks
 from services.publisher.warehouse import (
     LoadResult,
@@ -20,6 +23,7 @@ from services.publisher.warehouse import (
 from shared.domain.contracts import Column, DeleteMode, PublishMode, TableContract
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
+from shared.domain.windows import Window
 from shared.errors import LostLease, Refused
 from shared.ports import ObjectStore
 
@@ -120,6 +124,24 @@ class MemoryWarehouse:
             if deletes.mode is not DeleteMode.SOFT or row.values.get(deletes.column) is None
         ]
 
+    def read_rows(self, contract: TableContract, *, window: Window | None = None) -> Iterator[pl.DataFrame]:
+        """Return what analysts see in a table; see `Warehouse`."""
+        found = self._tables.get((contract.source, contract.table))
+        if found is None:
+            return
+        shown = [column.name for column in found.contract.output_columns]
+        wanted = [column.name for column in contract.output_columns]
+        if missing := [name for name in wanted if name not in shown]:
+            raise Refused(
+                Reason.TARGET_INCOMPATIBLE, f"{contract.source}.{contract.table}: no column {missing[0]!r}"
+            )
+        rows = [dict(zip(shown, row, strict=True)) for row in self.rows(contract.source, contract.table)]
+        yield pl.DataFrame(
+            [tuple(row[name] for name in wanted) for row in rows if _is_in(window, row, contract)],
+            schema={column.name: polars_type(column.output_type) for column in contract.output_columns},
+            orient="row",
+        )
+
     def query(self, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:  # noqa: ARG002
         """Refuse: a dictionary speaks no SQL."""
         raise QueryFailed("the warehouse in memory answers no SQL")
@@ -149,6 +171,17 @@ class MemoryWarehouse:
         if null_keys:
             raise Refused(Reason.NULL_KEY, f"{target_of(load)}: {null_keys} rows have NULL in the key")
         return rows
+
+
+def _is_in(window: Window | None, row: Mapping[str, Any], contract: TableContract) -> bool:
+    if window is None or contract.cursor is None:
+        return True
+    value = row[contract.cursor.column]
+    if value is None:
+        return False
+    # In Parquet a moment is in UTC and has no zone.
+    moment = value.replace(tzinfo=UTC)
+    return bool(moment < window.end and (window.start is None or moment >= window.start))
 
 
 def _append(

@@ -13,6 +13,7 @@ from psycopg.types.string import TextLoader
 
 from services.publisher import statements
 from services.publisher.catalog import says_masked
+from services.publisher.read_back import typed_block
 from services.publisher.rows import read_blocks
 from services.publisher.statements import TargetTable
 from services.publisher.warehouse import (
@@ -23,8 +24,9 @@ from services.publisher.warehouse import (
     refuse_clear_values,
     refuse_empty_replace,
 )
-from shared.domain.contracts import PublishMode
+from shared.domain.contracts import PublishMode, TableContract
 from shared.domain.reasons import Reason
+from shared.domain.windows import Window
 from shared.errors import ConfigurationError, LostLease, Refused, Unavailable
 from shared.ports import ObjectStore
 
@@ -32,8 +34,18 @@ log = structlog.get_logger()
 
 DEFAULT_LOAD_TIMEOUT_SECONDS = 900.0
 CONNECT_TIMEOUT_SECONDS = 5
+#: A whole table may be read back; nobody waits for it but the comparison.
+READ_TIMEOUT_SECONDS = 3600.0
+READ_BLOCK_SIZE_IN_BYTES = 8 * 1024 * 1024
 # DDL waits for the running queries of analysts, and new ones wait behind it.
 DDL_LOCK_TIMEOUT_SECONDS = 30.0
+# One value has one text, whatever server, role or database says.
+TEXT_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
 # A worker that died with its machine lets go of its locks after about a minute.
 KEEP_ALIVE_SETTINGS = {
     "tcp_keepalives_idle": "30",
@@ -99,6 +111,30 @@ class PostgresWarehouse:
                 return _count(cursor, statement)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             raise KeyError(f"{source}.{table}") from error
+
+    def read_rows(
+        self, contract: TableContract, *, window: Window | None = None
+    ) -> Generator[pl.DataFrame, None, None]:
+        """
+        Return what analysts see in a table; see `Warehouse`.
+
+        One COPY, so one snapshot. It holds up loads only while they change the view.
+        """
+        name = f"{contract.source}.{contract.table}"
+        statement = statements.copy_view(contract, window=window)
+        with _translated(name), self._connect() as connection:
+            connection.read_only = True
+            with _transaction(connection, _settings(statement_timeout=READ_TIMEOUT_SECONDS)) as cursor:
+                try:
+                    for records in _copied_records(cursor, statement):
+                        yield typed_block(records, contract=contract, place=f"warehouse, {name}")
+                except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                    return
+                except psycopg.errors.UndefinedColumn as error:
+                    raise Refused(
+                        Reason.TARGET_INCOMPATIBLE,
+                        f"warehouse, {name}: {error.diag.message_primary}; the contract has that column",
+                    ) from None
 
     def query(self, sql: str, *, row_limit: int, timeout_seconds: float) -> QueryResult:
         """
@@ -354,6 +390,22 @@ def _make_view_anew(cursor: _Cursor, target: TargetTable, *, view_id: int) -> No
         cursor.execute(statements.grant(target, role=role, privilege=privilege, is_grantable=is_grantable))
 
 
+# ---- reading back -------------------------------------------------------------------------------------------
+
+
+def _copied_records(cursor: _Cursor, statement: str) -> Generator[bytes, None, None]:
+    """Gather the records of a COPY into blocks: the server sends one message per record."""
+    block = bytearray()
+    with cursor.copy(statement) as copy:
+        for record in copy:
+            block += record
+            if len(block) >= READ_BLOCK_SIZE_IN_BYTES:
+                yield bytes(block)
+                block.clear()
+    if block:
+        yield bytes(block)
+
+
 # ---- a query ---------------------------------------------------------------------------------------------------
 
 
@@ -472,7 +524,7 @@ def _count(cursor: _Cursor, statement: str, values: list[object] | None = None) 
 def _settings(**timeouts_seconds: float) -> dict[str, str]:
     """Return the settings of a transaction."""
     timeouts = {name: _milliseconds(seconds) for name, seconds in timeouts_seconds.items()}
-    return {"TimeZone": "UTC", "DateStyle": "ISO, YMD", **KEEP_ALIVE_SETTINGS, **timeouts}
+    return {**TEXT_SETTINGS, **KEEP_ALIVE_SETTINGS, **timeouts}
 
 
 def _milliseconds(seconds: float) -> str:

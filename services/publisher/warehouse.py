@@ -6,9 +6,9 @@ No SQL crosses it on the way in: each warehouse renders these operations in its 
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shared.domain.contracts import Column, TableContract
 from shared.domain.counts import Count
@@ -16,6 +16,9 @@ from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
 from shared.errors import EsclusaError, Refused
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,19 @@ class Warehouse(Protocol):
 
         Raises:
             KeyError: if there is no such table.
+            Unavailable: if the warehouse does not answer.
+        """
+        ...
+
+    def read_rows(self, contract: TableContract, *, window: Window | None = None) -> "Iterator[pl.DataFrame]":
+        """
+        Return what analysts see in a table, from one snapshot and in blocks of bounded size.
+
+        The columns are those of the contract that leave, in its order, typed as in the committed Parquet; if a
+        window is given, the rows are those whose cursor lies in it. A table that is not there has no rows.
+
+        Raises:
+            Refused: if the table has not these columns, or holds values that do not fit their types.
             Unavailable: if the warehouse does not answer.
         """
         ...

@@ -1,13 +1,17 @@
 """What every warehouse promises, tried on the one in memory and on PostgreSQL."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from support.publish_batches import (
     APPEND,
     MERGE,
+    NOON,
     REPLACE,
     Published,
     at,
@@ -18,9 +22,11 @@ from support.publish_batches import (
 
 from services.publisher.memory import MemoryWarehouse, rows_in
 from services.publisher.postgres import PostgresWarehouse
+from services.publisher.rows import read_blocks
 from services.publisher.warehouse import LoadResult
 from shared.domain.contracts import MaskKind, PublishMode
 from shared.domain.reasons import Reason
+from shared.domain.windows import Window
 from shared.errors import LostLease, Refused
 from shared.object_store.memory import MemoryObjectStore
 
@@ -402,6 +408,93 @@ def test_any_legal_name_is_carried(published, mode):
 def test_a_table_that_nobody_loaded_is_no_table(published):
     with pytest.raises(KeyError):
         published.warehouse.row_count("shop", "nothing")
+
+
+# ---- reading back ------------------------------------------------------------------------------------------
+
+
+def read_back(published, contract, window=None):
+    blocks = list(published.warehouse.read_rows(contract, window=window))
+    return sorted((row for block in blocks for row in block.iter_rows()), key=repr)
+
+
+VALUES_OF_EVERY_KIND = [
+    ("string", ["", "NULL", "\ufeffx", 'a "b", c\r\n', "\\N"]),
+    ("boolean", [True, False]),
+    ("int16", [-(2**15), 2**15 - 1]),
+    ("int32", [-(2**31), 2**31 - 1]),
+    ("int64", [-(2**63), 2**63 - 1]),
+    ("float32", [0.10000000149011612, math.inf, 1.401298464324817e-45]),
+    ("float64", [0.1, -math.inf, 5e-324, 1.7976931348623157e308]),
+    ("decimal(38,10)", [Decimal("9" * 28 + "." + "9" * 10), Decimal("-0.0000000001")]),
+    ("date", [date(1, 1, 1), date(9999, 12, 31)]),
+    ("timestamp", [datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999)]),  # noqa: DTZ001
+    ("timestamptz", [at(1), at(2)]),
+    ("json", ['{"a":1, "a": 2}', "1.10"]),
+    ("binary", [b"", bytes(range(256))]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), VALUES_OF_EVERY_KIND, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_values_of_every_kind_are_read_back_as_they_were_loaded(published, kind, values):
+    contract = contract_of(column("id", "int64"), column("value", kind), mode=PublishMode.REPLACE)
+    rows = list(enumerate([*values, None]))
+    published.load(rows, contract)
+
+    (block,) = published.warehouse.read_rows(contract)
+
+    in_parquet = [
+        block
+        for file in published.batch(rows, contract).files
+        for block in read_blocks(file, columns=contract.output_columns, store=published.store)
+    ]
+    assert block.schema == in_parquet[0].schema
+    assert block.sort("id").rows() == rows
+
+
+def test_rows_are_read_back_by_a_half_open_window_on_the_cursor(published):
+    last, first_outside = at(15) - timedelta(microseconds=1), at(15)
+    published.load([(1, "a", at(0)), (2, "b", last), (3, "c", first_outside), (4, "d", None)])
+    quarter = Window(NOON, NOON + timedelta(minutes=15))
+
+    assert read_back(published, MERGE, quarter) == [(1, "a", at(0)), (2, "b", last)]
+    assert len(read_back(published, MERGE, Window(None, quarter.end))) == 2
+    assert len(read_back(published, MERGE)) == 4
+
+
+def test_rows_are_read_back_as_analysts_see_them_in_the_columns_asked_for(published):
+    columns = [column("id", "int64"), column("name"), column("gone", "timestamptz")]
+    contract = contract_of(*columns, cursor=None, deleted_at="gone")
+    published.load([(1, "Anna", None), (2, "Bert", at(1))], contract)
+
+    asked = replace(contract, columns=(columns[1], columns[0]))
+
+    assert read_back(published, asked) == [("Anna", 1)]
+
+
+def test_a_table_that_nobody_loaded_has_no_rows_to_read_back_and_a_lost_column_is_named(published):
+    published.load([ANNA])
+    wider = contract_of(*MERGE.columns, column("lost"))
+
+    with pytest.raises(Refused) as refusal:
+        read_back(published, wider)
+
+    assert read_back(published, contract_of(table="nothing")) == []
+    assert refusal.value.reason is Reason.TARGET_INCOMPATIBLE
+    assert "lost" in refusal.value.detail
+
+
+def test_any_legal_name_is_read_back(published):
+    columns = [column(name) for name in HOSTILE]
+    contract = contract_of(*columns, key=HOSTILE[:3], cursor=None, table=HOSTILE[2])
+    published.load([tuple(HOSTILE)], contract)
+
+    (block,) = published.warehouse.read_rows(contract)
+
+    assert block.columns == HOSTILE
+    assert block.rows() == [tuple(HOSTILE)]
 
 
 def together(*actions):
