@@ -68,6 +68,7 @@ CURES = {
     Reason.ATTEMPTS_EXHAUSTED: "Its `detail` and its attempts say why. Cure that, then replay.",
     Reason.COUNTS_DO_NOT_ADD_UP: "A defect of Esclusa or of the source's driver: report it, with the batch's manifest.",
     Reason.REPLAYED: "Nothing to do.",
+    Reason.DISCARDED: "Nothing to do. A later window brings its rows only if they change at the source.",
 }
 
 

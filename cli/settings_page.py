@@ -23,12 +23,13 @@ from services.extractor.settings import ExtractorSettings
 from services.processor.settings import ProcessorSettings
 from services.publisher.settings import PublisherSettings
 from shared.celery_sqs.settings import WorkerSettings
-from shared.settings import FleetSettings
+from shared.settings import BackoffSettings, FleetSettings
 
 #: In the order of the page. What is read by most comes first.
 MODELS: Mapping[type[BaseSettings], str] = MappingProxyType(
     {
         FleetSettings: "Every process: workers, Lambdas and the command.",
+        BackoffSettings: "Every process, as before.",
         WorkerSettings: "Each worker: extractor, processor, publisher.",
         ExtractorSettings: "The extractor.",
         ProcessorSettings: "The processor.",
@@ -83,7 +84,8 @@ def render() -> str:
 
 
 def _section(model: type[BaseSettings], readers: str) -> str:
-    rows = [_row(_variable(model, name, field), field, name) for name, field in model.model_fields.items()]
+    own = [(name, field) for name, field in model.model_fields.items() if name in model.__annotations__]
+    rows = [_row(_variable(model, name, field), field, name) for name, field in own]
     return f"## {model.__name__}\n\n{readers} Defined in `{model.__module__}`.\n\n{_table(rows)}"
 
 

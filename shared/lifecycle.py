@@ -7,7 +7,7 @@ files and outbox together. Which adapter lies below, and what else happens befor
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from shared.domain.batches import (
     GATE_STATES,
@@ -35,6 +35,8 @@ from shared.domain.files import (
     raw_key,
 )
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceGuard
 from shared.domain.windows import PlannedWindow
 from shared.errors import LostLease, Refused
 from shared.messages import clean_message, gate_message, set_aside_message, task_message
@@ -103,13 +105,14 @@ def plan(tx: LedgerTransaction, contract: ContractVersion, *, planned: PlannedWi
 
 
 def claim(
-    tx: LedgerTransaction, batch_id: str, stage: Stage, *, worker: str, lease: timedelta, max_attempts: int
+    tx: LedgerTransaction, batch_id: str, stage: Stage, *, worker: str, lease: timedelta, retry: RetryPolicy
 ) -> Attempt | None:
     """
     Take a batch for one attempt of a stage; None if there is nothing to do for this caller.
 
     A batch that waits for the stage is taken; one whose attempt outlived its lease is taken over. If every
-    allowed attempt is used up, the batch fails here.
+    allowed attempt is used up, the batch fails here. A batch whose source has no free place is deferred: it
+    needs no worker and no message until `start_deferred` finds a place for it.
     """
     batch = tx.batch(batch_id, lock=True)
     if batch is None:
@@ -120,12 +123,15 @@ def claim(
         held = _current_attempt(tx, batch, stage)
         if held.lease_until > now:
             return None
-        tx.save_attempt(replace(held, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
-        batch = replace(batch, detail="")  # it told of an attempt before this one
-    elif batch.state is not states.waiting:
+        # The caller has a message in hand: it needs no other.
+        batch = _end_expired(tx, batch, held, retry=retry, actor=worker, awaited_messages=1)
+    if batch.state is not states.waiting or (batch.not_before is not None and now < batch.not_before):
         return None
-    if _attempts_used(batch, stage) >= max_attempts:
+    if _attempts_used(batch, stage) >= retry.max_attempts:
         _fail_batch(tx, batch, stage, actor=worker)
+        return None
+    if stage is Stage.EXTRACT and not _has_place(tx, batch):
+        tx.save_batch(replace(batch, woken_at=None))
         return None
     attempt = Attempt(
         batch_id=batch.id,
@@ -174,16 +180,24 @@ def complete(tx: LedgerTransaction, attempt: Attempt, result: StageResult) -> Ba
     tx.save_attempt(replace(current, state=AttemptState.SUCCEEDED, ended_at=tx.now()))
     done = BatchState.SUPERSEDED if result.is_superseded else STAGE_STATES[attempt.stage].done
     reason = Reason.NEWER_SNAPSHOT_PUBLISHED if result.is_superseded else None
-    return _move(tx, replace(batch, counts=counts, detail=""), done, actor=_speaker(attempt), reason=reason)
+    batch = _move(tx, replace(batch, counts=counts, detail=""), done, actor=_speaker(attempt), reason=reason)
+    _leave_source(tx, batch, attempt.stage)
+    return batch
 
 
-def fail_attempt(tx: LedgerTransaction, attempt: Attempt, *, detail: str, max_attempts: int) -> Batch:
+def fail_attempt(
+    tx: LedgerTransaction,
+    attempt: Attempt,
+    *,
+    detail: str,
+    retry: RetryPolicy,
+) -> Batch:
     """
     End an attempt that raised. The batch waits for another one, or fails if all are used up.
 
     No message is posted for the next attempt: the one that woke this comes back by itself after a pause, and
-    the sweeper sends another if it does not. It waits the longer, the more attempts there were, so that an
-    outage does not use them up in minutes.
+    the sweeper sends another if it does not. Whatever messages come before, the next attempt begins only after a
+    pause, so that an outage does not use them up in minutes.
     """
     batch, current = _speaking(tx, attempt)
     now = tx.now()
@@ -191,16 +205,22 @@ def fail_attempt(tx: LedgerTransaction, attempt: Attempt, *, detail: str, max_at
         replace(current, state=AttemptState.FAILED, ended_at=now, reason=Reason.ATTEMPT_FAILED, detail=detail)
     )
     batch = replace(batch, detail=detail)
-    if _attempts_used(batch, attempt.stage) >= max_attempts:
-        return _fail_batch(tx, batch, attempt.stage, actor=_speaker(attempt))
-    return _move(
-        tx,
-        batch,
-        STAGE_STATES[attempt.stage].waiting,
-        actor=_speaker(attempt),
-        reason=Reason.ATTEMPT_FAILED,
-        awaited_messages=_attempts_used(batch, attempt.stage),
-    )
+    used = _attempts_used(batch, attempt.stage)
+    if used >= retry.max_attempts:
+        batch = _fail_batch(tx, batch, attempt.stage, actor=_speaker(attempt))
+    else:
+        batch = _move(
+            tx,
+            batch,
+            STAGE_STATES[attempt.stage].waiting,
+            actor=_speaker(attempt),
+            reason=Reason.ATTEMPT_FAILED,
+            awaited_messages=used,
+            # The message is back after the whole pause. It must not come too early by a hair.
+            not_before=now + retry.pause_after(used) * 3 / 4,
+        )
+    _leave_source(tx, batch, attempt.stage, failed=retry)
+    return batch
 
 
 def refuse_attempt(
@@ -212,28 +232,93 @@ def refuse_attempt(
     for file in files:
         tx.insert_file(replace(file, recorded_at=now))
     tx.save_attempt(replace(current, state=AttemptState.FAILED, ended_at=now, reason=reason, detail=detail))
-    return _move(
+    batch = _move(
         tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=_speaker(attempt), reason=reason
     )
+    _leave_source(tx, batch, attempt.stage)
+    return batch
 
 
-def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, max_attempts: int) -> bool:
+def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, retry: RetryPolicy) -> bool:
     """Free a batch whose attempt outlived its lease and wake it again; False if it moved meanwhile."""
     batch = tx.batch(attempt.batch_id, lock=True)
     if batch is None or batch.state is not STAGE_STATES[attempt.stage].running:
         return False
     current = _current_attempt(tx, batch, attempt.stage)
-    now = tx.now()
-    if current.number != attempt.number or current.lease_until > now:
+    if current.number != attempt.number or current.lease_until > tx.now():
         return False
-    tx.save_attempt(replace(current, state=AttemptState.EXPIRED, ended_at=now, reason=Reason.LEASE_EXPIRED))
-    batch = replace(batch, detail="")  # it told of an attempt before this one
-    if _attempts_used(batch, attempt.stage) >= max_attempts:
-        _fail_batch(tx, batch, attempt.stage, actor="sweeper")
-    else:
-        waiting = STAGE_STATES[attempt.stage].waiting
-        _move(tx, batch, waiting, actor="sweeper", reason=Reason.LEASE_EXPIRED)
+    _end_expired(tx, batch, current, retry=retry, actor="sweeper")
     return True
+
+
+def _end_expired(
+    tx: LedgerTransaction,
+    batch: Batch,
+    attempt: Attempt,
+    *,
+    retry: RetryPolicy,
+    actor: str,
+    awaited_messages: int = 0,
+) -> Batch:
+    tx.save_attempt(
+        replace(attempt, state=AttemptState.EXPIRED, ended_at=tx.now(), reason=Reason.LEASE_EXPIRED)
+    )
+    batch = replace(batch, detail="")  # it told of an attempt before this one
+    if _attempts_used(batch, attempt.stage) >= retry.max_attempts:
+        batch = _fail_batch(tx, batch, attempt.stage, actor=actor)
+    else:
+        batch = _move(
+            tx,
+            batch,
+            STAGE_STATES[attempt.stage].waiting,
+            actor=actor,
+            reason=Reason.LEASE_EXPIRED,
+            awaited_messages=awaited_messages,
+        )
+    _leave_source(tx, batch, attempt.stage, failed=retry)
+    return batch
+
+
+# ---- places at a source ------------------------------------------------------------------------------------
+
+
+def _has_place(tx: LedgerTransaction, batch: Batch) -> bool:
+    """
+    Return whether one more extract attempt of a batch's source may begin.
+
+    Locks the source's guard, always after the batch: two claims of one source wait for each other here.
+    """
+    guard = tx.source_guard(batch.source)
+    return guard.free_places(running=tx.running_extract_count(batch.source), now=tx.now()) > 0
+
+
+def _leave_source(
+    tx: LedgerTransaction, batch: Batch, stage: Stage, *, failed: RetryPolicy | None = None
+) -> None:
+    """Note how an extract attempt ended, and give its place to a batch that waits for one."""
+    if stage is not Stage.EXTRACT:
+        return
+    guard = tx.source_guard(batch.source)
+    noted = guard.after_failure(tx.now(), retry=failed) if failed else guard.after_success()
+    if noted != guard:
+        tx.save_source_guard(noted)
+    _start_deferred(tx, noted)
+
+
+def start_deferred(tx: LedgerTransaction, source: str) -> int:
+    """Wake as many deferred batches of a source as there are places, and return how many."""
+    return _start_deferred(tx, tx.source_guard(source))
+
+
+def _start_deferred(tx: LedgerTransaction, guard: SourceGuard) -> int:
+    # The batches are not changed: their locks come before that of the guard. Until one is claimed it may get
+    # several messages; all but the first find nothing to do.
+    places = guard.free_places(running=tx.running_extract_count(guard.source), now=tx.now())
+    batches = tx.deferred_batches(guard.source, limit=places) if places else []
+    for batch in batches:
+        for message in messages_for(batch):
+            tx.post(message)
+    return len(batches)
 
 
 # ---- gates -------------------------------------------------------------------------------------------------
@@ -343,8 +428,8 @@ def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
     """
     Return the files of a batch that may go now.
 
-    Copies in transient areas, once the rows are safely in `final/` or the batch is held; and files in `final/`
-    of an attempt that readers do not see, once the batch is at rest.
+    Copies in transient areas, once the rows are safely in `final/` or the batch is held; files in `final/` of an
+    attempt that readers do not see, once the batch is at rest; and what was set aside of a batch given up.
     """
     files: list[DataFile] = []
     if batch.state in STATES_IN_FINAL | STATES_AT_REST:
@@ -352,6 +437,8 @@ def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
     if batch.state in STATES_AT_REST:
         in_final = tx.files(batch_id=batch.id, areas=[Area.FINAL], present_only=True)
         files += [file for file in in_final if file.attempt != batch.committed_attempt]
+    if batch.state is BatchState.DISCARDED:
+        files += tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], present_only=True)
     return files
 
 
@@ -396,6 +483,20 @@ def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, d
     return _move(tx, fresh, state, actor="operator", reason=Reason.REPLAYED)
 
 
+def discard(tx: LedgerTransaction, batch_id: str, *, detail: str) -> Batch | None:
+    """
+    Give a held batch up for good: its rows will not come. None if it is not held.
+
+    Its copies go, also those that were set aside; what the ledger knows of them stays, and so do committed files
+    in `final/`: a publisher may have shown them.
+    """
+    batch = tx.batch(batch_id, lock=True)
+    if batch is None or batch.state not in HELD_STATES:
+        return None
+    given_up = replace(batch, detail=detail)
+    return _move(tx, given_up, BatchState.DISCARDED, actor="operator", reason=Reason.DISCARDED)
+
+
 def wake(tx: LedgerTransaction, batch_id: str, *, state: BatchState) -> bool:
     """Post the messages of the state a batch waits in once more; False if it moved on meanwhile."""
     batch = tx.batch(batch_id, lock=True)
@@ -403,7 +504,9 @@ def wake(tx: LedgerTransaction, batch_id: str, *, state: BatchState) -> bool:
         return False
     for message in messages_for(batch):
         tx.post(message)
-    tx.save_batch(replace(batch, woken_at=tx.now(), wake_count=batch.wake_count + 1))
+    now = tx.now()
+    awaited = batch.not_before if batch.not_before is not None and now < batch.not_before else None
+    tx.save_batch(replace(batch, woken_at=now, wake_count=batch.wake_count + 1, not_before=awaited))
     return True
 
 
@@ -415,7 +518,7 @@ def messages_for(batch: Batch) -> list[OutboxMessage]:
         messages.append(OutboxMessage(queue, _task_message(stage, batch.id), group=batch.source))
     if (area := _AREA_CHECKED_IN.get(batch.state)) is not None:
         messages.append(OutboxMessage(GATE_QUEUES[area], gate_message(batch.id, area), group=batch.source))
-    if batch.state in {BatchState.COMMITTED, *HELD_STATES}:
+    if batch.state in {BatchState.COMMITTED, BatchState.DISCARDED, *HELD_STATES}:
         messages.append(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
     return messages
 
@@ -440,6 +543,7 @@ def _move(
     actor: str,
     reason: Reason | None = None,
     awaited_messages: int = 0,
+    not_before: datetime | None = None,
 ) -> Batch:
     """
     Enter a state: write it, its history and the messages it needs.
@@ -456,6 +560,7 @@ def _move(
             reason=reason,
             woken_at=now if messages or awaited_messages else None,
             wake_count=awaited_messages + 1 if awaited_messages else min(len(messages), 1),
+            not_before=not_before,
         )
     )
     last = tx.events(batch.id)[-1]

@@ -11,9 +11,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from shared.domain.alarms import Alarm
 from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import Area, DataFile, Location
+from shared.domain.progress import Expectation, TableProgress
+from shared.domain.proofs import Proof
+from shared.domain.sources import SourceGuard
 
 
 class QueueName(StrEnum):
@@ -127,8 +131,14 @@ class LedgerTransaction(Protocol):
         """
         Return batches in these states that were last woken before a moment, longest ago first.
 
-        The first moment is for batches woken once, the second for those woken twice, the last for any others.
+        The first moment is for batches woken once, the second for those woken twice, the last for any others. A
+        batch whose next attempt may not begin yet is left out; one for which that time passed before the first
+        moment is returned however often it was woken.
         """
+        ...
+
+    def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
+        """Return planned batches that wait for a place at their source, by the time they were planned."""
         ...
 
     def save_batch(self, batch: Batch) -> Batch:
@@ -159,6 +169,10 @@ class LedgerTransaction(Protocol):
 
     def save_attempt(self, attempt: Attempt) -> None:
         """Write a changed attempt."""
+        ...
+
+    def running_extract_count(self, source: str) -> int:
+        """Return how many extract attempts of a source run, and have a lease by the ledger's clock."""
         ...
 
     def append_event(self, event: BatchEvent) -> None:
@@ -219,6 +233,52 @@ class LedgerTransaction(Protocol):
         """Return batches at rest or safely in `final/` that still have present files in transient areas."""
         ...
 
+    # Sources.
+    def source_guard(self, source: str) -> SourceGuard:
+        """Return the guard of a source, made if need be, and lock it for this transaction."""
+        ...
+
+    def save_source_guard(self, guard: SourceGuard) -> None:
+        """Write a changed guard."""
+        ...
+
+    def source_guards(self) -> list[SourceGuard]:
+        """Return the guards of all sources by name, without locking them."""
+        ...
+
+    # Progress, alarms, proofs.
+    def table_progress(self) -> list[TableProgress]:
+        """Return how far each planned table has come, by source and table. Locks nothing."""
+        ...
+
+    def save_expectation(self, expectation: Expectation) -> None:
+        """Write by when a table is expected; `since` of one that is there already stays."""
+        ...
+
+    def delete_expectation(self, source: str, table: str) -> None:
+        """Expect a table no more. Doing it again is no error."""
+        ...
+
+    def expectations(self) -> list[Expectation]:
+        """Return by when tables are expected, by source and table."""
+        ...
+
+    def save_alarm(self, alarm: Alarm) -> None:
+        """Add an alarm, or write a changed one: `kind`, `subject` and `raised_at` are its identity."""
+        ...
+
+    def alarms(self, *, unsettled_only: bool = False, limit: int | None = None) -> list[Alarm]:
+        """Return alarms, the last raised first. `unsettled_only`: those that last, or of which a notice is due."""
+        ...
+
+    def insert_proof(self, proof: Proof) -> None:
+        """Add what a comparison found."""
+        ...
+
+    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
+        """Return the newest proof of each window, by source, table and start of the window."""
+        ...
+
     # Evidence.
     def insert_mask_evidence(self, evidence: Sequence[MaskEvidence]) -> None:
         """Add what was masked; repeating it changes nothing."""
@@ -256,6 +316,17 @@ class Ledger(Protocol):
         Raises:
             Unavailable: if the database cannot be reached or broke off. Whether the transaction was
                 committed is then unknown; every caller repeats idempotently.
+        """
+        ...
+
+    def exclusively(self, name: str) -> AbstractContextManager[bool]:
+        """
+        Hold a named lock during the block; False if somebody else holds it, and nothing is held then.
+
+        The lock goes with the process that holds it, and with its connection.
+
+        Raises:
+            Unavailable: if the database cannot be reached.
         """
         ...
 

@@ -1,13 +1,19 @@
 """Settings that every process of the fleet shares, read once, from the environment."""
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.domain.retries import RetryPolicy
 from shared.errors import ConfigurationError
 from shared.ports import QueueName
+
+#: The longest that SQS keeps a message hidden after one receive.
+#: Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
+MAX_VISIBILITY_SECONDS = 12 * 3600
 
 
 class Deployment(StrEnum):
@@ -19,10 +25,23 @@ class Deployment(StrEnum):
     AWS = "aws"
 
 
-class FleetSettings(BaseSettings):
-    """What a process has to know to find ledger, buckets and queues."""
+class BackoffSettings(BaseSettings):
+    """How long what failed waits until it is tried again."""
 
     model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True, extra="ignore")
+
+    backoff_base_seconds: PositiveInt = Field(
+        10,
+        description="A message whose task failed comes back after so long, after its second failure "
+        "after twice that, and so on. Until then no other message begins the next attempt either.",
+    )
+    backoff_max_seconds: PositiveInt = Field(
+        900, le=MAX_VISIBILITY_SECONDS, description="The longest that a failed message is put back for."
+    )
+
+
+class FleetSettings(BackoffSettings):
+    """What a process has to know to find ledger, buckets and queues."""
 
     deployment: Deployment = Field(Deployment.AWS, description="`local` never talks to a real account.")
     region: str = Field("eu-west-1", description="AWS region of buckets and queues.")
@@ -45,6 +64,15 @@ class FleetSettings(BaseSettings):
     aws_endpoint_url: str = Field(
         "", validation_alias="AWS_ENDPOINT_URL", description="The local AWS server; unset in AWS."
     )
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How often a stage of a batch is tried, and after what pauses."""
+        return RetryPolicy(
+            self.max_attempts,
+            first_pause=timedelta(seconds=self.backoff_base_seconds),
+            longest_pause=timedelta(seconds=self.backoff_max_seconds),
+        )
 
     @model_validator(mode="after")
     def _local_needs_an_endpoint(self) -> Self:

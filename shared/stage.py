@@ -13,6 +13,7 @@ from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, DataFile
+from shared.domain.retries import RetryPolicy
 from shared.errors import LostLease, Refused
 from shared.lifecycle import StageResult
 from shared.outbox import send_pending
@@ -54,10 +55,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageLimits:
-    """How long a claim holds without a sign of life, and how often a stage is tried."""
+    """How long a claim holds without a sign of life, and how often and when a stage is tried."""
 
     lease: timedelta
-    max_attempts: int
+    retry: RetryPolicy
 
 
 def run(
@@ -110,9 +111,7 @@ def _claim(
     stage: Stage, batch_id: str, *, ledger: Ledger, worker: str, limits: StageLimits
 ) -> Assignment | None:
     with ledger.transaction() as tx:
-        attempt = lifecycle.claim(
-            tx, batch_id, stage, worker=worker, lease=limits.lease, max_attempts=limits.max_attempts
-        )
+        attempt = lifecycle.claim(tx, batch_id, stage, worker=worker, lease=limits.lease, retry=limits.retry)
         if attempt is None:
             return None
         batch = tx.batch(batch_id)
@@ -142,7 +141,7 @@ def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLi
     log.error("stage_failed", detail=detail, exc_info=error)
     try:
         with ledger.transaction() as tx:
-            batch = lifecycle.fail_attempt(tx, attempt, detail=detail, max_attempts=limits.max_attempts)
+            batch = lifecycle.fail_attempt(tx, attempt, detail=detail, retry=limits.retry)
     except LostLease:
         return False
     return batch.state.value == "failed"

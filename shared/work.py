@@ -29,7 +29,7 @@ def do_stage(
         Exception: what `shared.stage.run` raises: the message must then come back.
     """
     limits = StageLimits(
-        lease=timedelta(seconds=fleet.settings.claim_lease_seconds), max_attempts=fleet.settings.max_attempts
+        lease=timedelta(seconds=fleet.settings.claim_lease_seconds), retry=fleet.settings.retry_policy
     )
     with bound(batch_id=batch_id, stage=str(name)):
         outcome = stage.run(

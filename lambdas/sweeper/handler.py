@@ -30,7 +30,7 @@ def _sweep_all(fleet: Fleet, *, areas: Collection[Area]) -> dict[str, int]:
         sender=fleet.sender,
         buckets={fleet.settings.bucket(source) for source in sources},
         limits=SweeperSettings().limits(),
-        max_attempts=fleet.settings.max_attempts,
+        retry=fleet.settings.retry_policy,
         areas=areas,
     )
     return report.counts

@@ -24,6 +24,7 @@ from shared.domain.files import (
     ParsedKey,
     key_before_quarantine,
 )
+from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.messages import clean_message
 from shared.outbox import send_pending
@@ -81,7 +82,7 @@ def sweep(
     sender: QueueSender,
     buckets: Collection[str],
     limits: SweepLimits,
-    max_attempts: int,
+    retry: RetryPolicy,
     areas: Collection[Area] = TRANSIENT_AREAS,
 ) -> SweepReport:
     """
@@ -94,8 +95,9 @@ def sweep(
         Unavailable: if the ledger does not answer. What was healed before stays healed.
     """
     report = SweepReport()
-    report.add("leases_expired", _expire_leases(ledger, limits=limits, max_attempts=max_attempts))
+    report.add("leases_expired", _expire_leases(ledger, limits=limits, retry=retry))
     report.add("batches_woken", _wake_batches(ledger, limits=limits))
+    report.add("deferred_started", _start_deferred(ledger))
     report.add("batches_to_clean", _send_to_cleaner(ledger, limits=limits))
     report.add("messages_sent", send_pending(ledger, sender))
     for bucket in sorted(buckets):
@@ -112,13 +114,13 @@ def sweep(
     return report
 
 
-def _expire_leases(ledger: Ledger, *, limits: SweepLimits, max_attempts: int) -> int:
+def _expire_leases(ledger: Ledger, *, limits: SweepLimits, retry: RetryPolicy) -> int:
     with ledger.transaction() as tx:
         attempts = tx.expired_attempts(limit=limits.step_limit)
     expired = 0
     for attempt in attempts:
         with ledger.transaction() as tx:
-            expired += lifecycle.expire_attempt(tx, attempt, max_attempts=max_attempts)
+            expired += lifecycle.expire_attempt(tx, attempt, retry=retry)
     return expired
 
 
@@ -135,6 +137,17 @@ def _wake_batches(ledger: Ledger, *, limits: SweepLimits) -> int:
         with ledger.transaction() as tx:
             woken += lifecycle.wake(tx, batch.id, state=batch.state)
     return woken
+
+
+def _start_deferred(ledger: Ledger) -> int:
+    """Give free places at sources to batches that wait for one: the breaker of a source closes by the clock."""
+    with ledger.transaction() as tx:
+        sources = [guard.source for guard in tx.source_guards()]
+    started = 0
+    for source in sources:
+        with ledger.transaction() as tx:
+            started += lifecycle.start_deferred(tx, source)
+    return started
 
 
 def _send_to_cleaner(ledger: Ledger, *, limits: SweepLimits) -> int:

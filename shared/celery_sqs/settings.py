@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-#: The longest that SQS keeps a message hidden after one receive.
-#: Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
-MAX_VISIBILITY_SECONDS = 12 * 3600
+from shared.settings import MAX_VISIBILITY_SECONDS, BackoffSettings
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(BackoffSettings):
     """
     The settings of one worker process, from the environment: `ESCLUSA_CONCURRENCY` and so on.
 
@@ -21,8 +18,6 @@ class WorkerSettings(BaseSettings):
     lost on its way here visible again. The claim of a batch is another matter: it is renewed in the ledger
     while the task runs (`FleetSettings.claim_lease_seconds`).
     """
-
-    model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True)
 
     concurrency: PositiveInt = Field(1, description="Tasks at the same time, each in a process of its own.")
     region: str | None = Field(
@@ -48,15 +43,6 @@ class WorkerSettings(BaseSettings):
         le=MAX_VISIBILITY_SECONDS,
         description="A message in hand is hidden from other workers for so long, renewed each third of it "
         "however long its task takes. After the death of a worker its messages are back by then.",
-    )
-
-    backoff_base_seconds: PositiveInt = Field(
-        10,
-        description="A message whose task failed comes back after so long, after its second failure "
-        "after twice that, and so on.",
-    )
-    backoff_max_seconds: PositiveInt = Field(
-        900, le=MAX_VISIBILITY_SECONDS, description="The longest that a failed message is put back for."
     )
 
     soft_shutdown_seconds: PositiveInt = Field(

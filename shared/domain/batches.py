@@ -45,9 +45,11 @@ class BatchState(StrEnum):
     PUBLISHED = "published"
     #: A newer snapshot made it needless. Final.
     SUPERSEDED = "superseded"
-    #: Refused for a reason that repeating does not cure. At rest until an operator replays it.
+    #: It was held, and an operator gave it up: its rows will not come. Final.
+    DISCARDED = "discarded"
+    #: Refused for a reason that repeating does not cure. At rest until an operator replays or discards it.
     QUARANTINED = "quarantined"
-    #: Every allowed attempt failed. At rest until an operator replays it.
+    #: Every allowed attempt failed. At rest until an operator replays or discards it.
     FAILED = "failed"
 
 
@@ -75,9 +77,9 @@ GATE_STATES = {
 }
 
 #: States that nothing leaves.
-FINAL_STATES = frozenset({BatchState.PUBLISHED, BatchState.SUPERSEDED})
+FINAL_STATES = frozenset({BatchState.PUBLISHED, BatchState.SUPERSEDED, BatchState.DISCARDED})
 
-#: States that only an operator's replay leaves.
+#: States that only an operator leaves, by a replay or by giving the batch up.
 HELD_STATES = frozenset({BatchState.QUARANTINED, BatchState.FAILED})
 
 #: States in which a batch needs nothing more from the fleet.
@@ -92,9 +94,8 @@ def _edges() -> frozenset[tuple[BatchState, BatchState]]:
     for states in STAGE_STATES.values():
         edges |= {
             (states.waiting, states.running),
-            (states.running, states.running),  # a new attempt takes over an expired lease
             (states.running, states.done),
-            (states.running, states.waiting),  # the attempt failed, another may follow
+            (states.running, states.waiting),  # the attempt failed or died, another may follow
             (states.running, BatchState.QUARANTINED),
             (states.running, BatchState.FAILED),
             (states.waiting, BatchState.FAILED),  # the allowed number of attempts was lowered
@@ -103,6 +104,7 @@ def _edges() -> frozenset[tuple[BatchState, BatchState]]:
         edges |= {(checked, opened), (checked, BatchState.QUARANTINED)}
     for held in HELD_STATES:
         edges |= {(held, BatchState.PLANNED), (held, BatchState.COMMITTED)}  # an operator's replay
+        edges.add((held, BatchState.DISCARDED))
     edges.add((BatchState.PUBLISHING, BatchState.SUPERSEDED))
     return frozenset(edges)
 
@@ -150,9 +152,12 @@ class Batch:
     #: Why it is held, or why its last attempt failed.
     reason: Reason | None = None
     detail: str = ""
-    #: When a message last went out for the state it is in, and how often one did.
+    #: When a message last went out for the state it is in, and how often one did. None in a state that waits for
+    #: none, and in `planned` while the batch waits for a place at its source.
     woken_at: datetime | None = None
     wake_count: int = 0
+    #: The next attempt begins no earlier; None if the last one did not fail.
+    not_before: datetime | None = None
     #: Counts up with every change; a change of a stale copy is refused.
     revision: int = 0
 

@@ -79,3 +79,5 @@ class Reason(StrEnum):
     # Operators.
     #: An operator asked for the batch to be done again.
     REPLAYED = "replayed"
+    #: An operator gave the batch up: its rows will not come.
+    DISCARDED = "discarded"

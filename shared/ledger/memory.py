@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import TypeVar
 
+from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import (
     EDGES,
+    FINAL_STATES,
     STATES_AT_REST,
     STATES_IN_FINAL,
     Attempt,
@@ -27,6 +29,10 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
+from shared.domain.progress import Expectation, TableProgress
+from shared.domain.proofs import Proof
+from shared.domain.sources import SourceGuard
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
@@ -46,6 +52,7 @@ class MemoryLedger:
         self._tables = _Tables()
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._named_locks: set[str] = set()
 
     @contextmanager
     def transaction(self) -> Iterator[LedgerTransaction]:
@@ -69,6 +76,20 @@ class MemoryLedger:
                 transaction.end()
                 self._holder = None
 
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[bool]:
+        """Hold a named lock during the block, if nobody else does."""
+        with self._lock:
+            is_free = name not in self._named_locks
+            if is_free:
+                self._named_locks.add(name)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                with self._lock:
+                    self._named_locks.discard(name)
+
 
 class _Tables:
     """Every row, by its identity; rows of one batch also by batch."""
@@ -87,6 +108,10 @@ class _Tables:
         self.files_of_batch: dict[str, dict[Location, None]] = {}
         self.evidence: dict[str, dict[tuple[int, str], MaskEvidence]] = {}
         self.outbox: dict[int, OutboxMessage] = {}
+        self.guards: dict[str, SourceGuard] = {}
+        self.expectations: dict[tuple[str, str], Expectation] = {}
+        self.alarms: dict[tuple[AlarmKind, str, datetime], Alarm] = {}
+        self.proofs: list[Proof] = []
         # As a sequence of the database, it does not go back with a transaction.
         self.message_ids = count(1)
 
@@ -189,9 +214,18 @@ class _MemoryTransaction:
             for batch in self._tables.batches.values()
             if batch.state in states
             and batch.woken_at is not None
-            and batch.woken_at < woken_before[min(max(batch.wake_count, 1), len(woken_before)) - 1]
+            and self._may_be_woken(batch, batch.woken_at, woken_before)
         )
         return [self._tables.batches[batch_id] for _, batch_id in sleeping[:limit]]
+
+    def _may_be_woken(self, batch: Batch, woken_at: datetime, woken_before: Sequence[datetime]) -> bool:
+        if batch.not_before is not None:
+            return batch.not_before < woken_before[0]
+        return woken_at < woken_before[min(max(batch.wake_count, 1), len(woken_before)) - 1]
+
+    def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
+        found = self.batches(source=source, states=[BatchState.PLANNED])
+        return [batch for batch in found if batch.woken_at is None][:limit]
 
     def save_batch(self, batch: Batch) -> Batch:
         stored = self._tables.batches.get(batch.id)
@@ -244,6 +278,16 @@ class _MemoryTransaction:
         saved = replace(attempt, worker=stored.worker, claimed_at=stored.claimed_at)
         self._put(self._tables.attempts[attempt.batch_id], (attempt.stage, attempt.number), saved)
         self._note_lease(saved)
+
+    def running_extract_count(self, source: str) -> int:
+        now = self._clock()
+        return sum(
+            1
+            for (batch_id, stage, _), lease_until in self._tables.running.items()
+            if stage is Stage.EXTRACT
+            and lease_until > now
+            and self._tables.batches[batch_id].source == source
+        )
 
     def _note_lease(self, attempt: Attempt) -> None:
         key = (attempt.batch_id, attempt.stage, attempt.number)
@@ -377,9 +421,84 @@ class _MemoryTransaction:
                 and batch.state in STATES_AT_REST
                 and file.attempt != batch.committed_attempt
             )
+            or (file.area is Area.QUARANTINE and batch.state is BatchState.DISCARDED)
             for file in self._files(batch.id)
             if file.deleted_at is None
         )
+
+    # Sources.
+
+    def source_guard(self, source: str) -> SourceGuard:
+        if source not in self._tables.guards:
+            self._put(self._tables.guards, source, SourceGuard(source))
+        return self._tables.guards[source]
+
+    def save_source_guard(self, guard: SourceGuard) -> None:
+        self._put(self._tables.guards, guard.source, guard)
+
+    def source_guards(self) -> list[SourceGuard]:
+        return [guard for _, guard in sorted(self._tables.guards.items())]
+
+    # Progress, alarms, proofs.
+
+    def table_progress(self) -> list[TableProgress]:
+        tables = sorted(self._tables.watermarks)
+        return [self._progress_of(*name) for name in tables]
+
+    def _progress_of(self, source: str, table: str) -> TableProgress:
+        batches = self.batches(source=source, table=table)
+        planned_until = self._tables.watermarks[source, table]
+        open_batches = [batch for batch in batches if batch.state not in FINAL_STATES]
+        windows = [batch for batch in open_batches if not batch.slot.startswith(SNAPSHOT_SLOT_PREFIX)]
+        published_until: datetime | None = planned_until
+        if windows:
+            starts = [batch.window.start for batch in windows]
+            published_until = None if None in starts else min(start for start in starts if start is not None)
+        elif open_batches:
+            ends = [batch.window.end for batch in batches if batch.state in FINAL_STATES]
+            published_until = max(ends, default=None)
+        return TableProgress(source, table, planned_until, published_until)
+
+    def save_expectation(self, expectation: Expectation) -> None:
+        key = expectation.source, expectation.table
+        if (stored := self._tables.expectations.get(key)) is not None:
+            expectation = replace(expectation, since=stored.since)
+        self._put(self._tables.expectations, key, expectation)
+
+    def delete_expectation(self, source: str, table: str) -> None:
+        self._remove(self._tables.expectations, (source, table))
+
+    def expectations(self) -> list[Expectation]:
+        return [expectation for _, expectation in sorted(self._tables.expectations.items())]
+
+    def save_alarm(self, alarm: Alarm) -> None:
+        self._put(self._tables.alarms, (alarm.kind, alarm.subject, alarm.raised_at), alarm)
+
+    def alarms(self, *, unsettled_only: bool = False, limit: int | None = None) -> list[Alarm]:
+        found = [
+            alarm
+            for alarm in self._tables.alarms.values()
+            if not unsettled_only
+            or alarm.resolved_at is None
+            or alarm.raise_told_at is None
+            or alarm.resolve_told_at is None
+        ]
+        found.sort(key=lambda alarm: (alarm.kind, alarm.subject))
+        found.sort(key=lambda alarm: alarm.raised_at, reverse=True)
+        return found[:limit]
+
+    def insert_proof(self, proof: Proof) -> None:
+        stored = replace(proof, sides=json.loads(json.dumps(proof.sides, allow_nan=False)))
+        self._tables.proofs.append(stored)
+        self._undo.append(self._tables.proofs.pop)
+
+    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
+        latest: dict[tuple[str, str, datetime, datetime], Proof] = {}
+        for proof in sorted(self._tables.proofs, key=lambda proof: proof.proved_at):
+            if source in {None, proof.source} and table in {None, proof.table}:
+                start = proof.window.start or _LONG_AGO
+                latest[proof.source, proof.table, start, proof.window.end] = proof
+        return [proof for _, proof in sorted(latest.items())]
 
     # Evidence.
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Executable,
+    Select,
     Table,
     Text,
     and_,
@@ -37,7 +38,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from shared.contract_document import from_json, to_json
+from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import (
+    FINAL_STATES,
     STATES_AT_REST,
     STATES_IN_FINAL,
     Attempt,
@@ -49,8 +52,11 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location
+from shared.domain.progress import Expectation, TableProgress
+from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.sources import SourceGuard
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Window
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
@@ -82,6 +88,16 @@ class PostgresLedger:
     def transaction(self) -> Iterator[LedgerTransaction]:
         with self._database.transaction() as connection:
             yield _PostgresTransaction(connection, self._database)
+
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[bool]:
+        # Of a transaction, not of the session: poolers between us and the database share sessions out.
+        with self._database.transaction() as connection:
+            with self._database.errors_translated(connection):
+                connection.execute(sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                lock = func.pg_try_advisory_xact_lock(_lock_number("exclusively", name))
+                is_held: bool = connection.execute(select(lock)).scalar_one()
+            yield is_held
 
     def close(self) -> None:
         """Close every connection. The next transaction opens new ones."""
@@ -240,9 +256,25 @@ class _PostgresTransaction:
                 _batch.c.state.in_(states),
                 # Implied by the next, and what an index can use.
                 _batch.c.woken_at < max(woken_before),
-                _batch.c.woken_at < moment,
+                case(
+                    (_batch.c.not_before.is_not(None), _batch.c.not_before < woken_before[0]),
+                    else_=_batch.c.woken_at < moment,
+                ),
             )
             .order_by(_batch.c.woken_at, _batch.c.id)
+            .limit(limit)
+        )
+        return [_batch_of(row) for row in rows]
+
+    def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
+        rows = self._execute(
+            select(_batch)
+            .where(
+                _batch.c.source == source,
+                _batch.c.state == BatchState.PLANNED,
+                _batch.c.woken_at.is_(None),
+            )
+            .order_by(_batch.c.planned_at, _batch.c.id)
             .limit(limit)
         )
         return [_batch_of(row) for row in rows]
@@ -332,6 +364,20 @@ class _PostgresTransaction:
             raise KeyError(
                 f"the ledger holds no attempt {attempt.number} of {attempt.stage} of batch {attempt.batch_id}"
             )
+
+    def running_extract_count(self, source: str) -> int:
+        count: int = self._execute(
+            select(func.count())
+            .select_from(_attempt)
+            .join(_batch, _batch.c.id == _attempt.c.batch_id)
+            .where(
+                _attempt.c.state == AttemptState.RUNNING,
+                _attempt.c.lease_until > func.statement_timestamp(),
+                _attempt.c.stage == Stage.EXTRACT,
+                _batch.c.source == source,
+            )
+        ).scalar_one()
+        return count
 
     def append_event(self, event: BatchEvent) -> None:
         if not self._insert(
@@ -451,11 +497,135 @@ class _PostgresTransaction:
     def batches_with_leftovers(self, *, limit: int) -> list[Batch]:
         rows = self._execute(
             select(_batch)
-            .where(_batch.c.id.in_(union(_IDS_WITH_COPIES, _IDS_WITH_UNCOMMITTED_FILES)))
+            .where(
+                _batch.c.id.in_(
+                    union(_IDS_WITH_COPIES, _IDS_WITH_UNCOMMITTED_FILES, _IDS_WITH_DISCARDED_FILES)
+                )
+            )
             .order_by(_batch.c.changed_at, _batch.c.id)
             .limit(limit)
         )
         return [_batch_of(row) for row in rows]
+
+    # Sources.
+
+    def source_guard(self, source: str) -> SourceGuard:
+        fresh = SourceGuard(source)
+        self._insert(
+            _source_guard,
+            source=source,
+            max_concurrent_extracts=fresh.max_concurrent_extracts,
+            failures_in_a_row=fresh.failures_in_a_row,
+        )
+        query = select(_source_guard).where(_source_guard.c.source == source).with_for_update()
+        return _guard_of(self._execute(query).one())
+
+    def save_source_guard(self, guard: SourceGuard) -> None:
+        values = {
+            "max_concurrent_extracts": guard.max_concurrent_extracts,
+            "failures_in_a_row": guard.failures_in_a_row,
+            "open_until": guard.open_until,
+        }
+        self._execute(
+            insert(_source_guard)
+            .values(source=guard.source, **values)
+            .on_conflict_do_update(index_elements=[_source_guard.c.source], set_=values)
+        )
+
+    def source_guards(self) -> list[SourceGuard]:
+        return [
+            _guard_of(row) for row in self._execute(select(_source_guard).order_by(_source_guard.c.source))
+        ]
+
+    # Progress, alarms, proofs.
+
+    def table_progress(self) -> list[TableProgress]:
+        return [
+            TableProgress(row.source, row.table_name, row.planned_until, row.published_until)
+            for row in self._execute(_TABLE_PROGRESS)
+        ]
+
+    def save_expectation(self, expectation: Expectation) -> None:
+        values = {"every": expectation.every, "expected_by": expectation.expected_by}
+        self._execute(
+            insert(_expectation)
+            .values(
+                source=expectation.source, table_name=expectation.table, since=expectation.since, **values
+            )
+            .on_conflict_do_update(
+                index_elements=[_expectation.c.source, _expectation.c.table_name], set_=values
+            )
+        )
+
+    def delete_expectation(self, source: str, table: str) -> None:
+        self._execute(
+            delete(_expectation).where(_expectation.c.source == source, _expectation.c.table_name == table)
+        )
+
+    def expectations(self) -> list[Expectation]:
+        rows = self._execute(select(_expectation).order_by(_expectation.c.source, _expectation.c.table_name))
+        return [
+            Expectation(row.source, row.table_name, row.every, row.expected_by, row.since) for row in rows
+        ]
+
+    def save_alarm(self, alarm: Alarm) -> None:
+        values = {
+            "detail": alarm.detail,
+            "resolved_at": alarm.resolved_at,
+            "raise_told_at": alarm.raise_told_at,
+            "resolve_told_at": alarm.resolve_told_at,
+        }
+        self._execute(
+            insert(_alarm)
+            .values(kind=alarm.kind, subject=alarm.subject, raised_at=alarm.raised_at, **values)
+            .on_conflict_do_update(
+                index_elements=[_alarm.c.kind, _alarm.c.subject, _alarm.c.raised_at], set_=values
+            )
+        )
+
+    def alarms(self, *, unsettled_only: bool = False, limit: int | None = None) -> list[Alarm]:
+        query = select(_alarm).order_by(_alarm.c.raised_at.desc(), _alarm.c.kind, _alarm.c.subject)
+        if unsettled_only:
+            query = query.where(
+                or_(
+                    _alarm.c.resolved_at.is_(None),
+                    _alarm.c.raise_told_at.is_(None),
+                    _alarm.c.resolve_told_at.is_(None),
+                )
+            )
+        return [_alarm_of(row) for row in self._execute(query.limit(limit))]
+
+    def insert_proof(self, proof: Proof) -> None:
+        self._execute(
+            insert(_proof).values(
+                source=proof.source,
+                table_name=proof.table,
+                window_start=proof.window.start,
+                window_end=proof.window.end,
+                proved_at=proof.proved_at,
+                is_equal=proof.is_equal,
+                detail=proof.detail,
+                sides=dict(proof.sides),
+            )
+        )
+
+    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
+        window = (
+            _proof.c.source,
+            _proof.c.table_name,
+            _proof.c.window_start.nulls_first(),
+            _proof.c.window_end,
+        )
+        query = (
+            select(_proof)
+            .distinct(_proof.c.source, _proof.c.table_name, _proof.c.window_start, _proof.c.window_end)
+            .order_by(*window, _proof.c.proved_at.desc(), _proof.c.id.desc())
+        )
+        if source is not None:
+            query = query.where(_proof.c.source == source)
+        if table is not None:
+            query = query.where(_proof.c.table_name == table)
+        return [_proof_of(row) for row in self._execute(query)]
 
     # Evidence.
 
@@ -550,6 +720,10 @@ _manifest = tables.manifest
 _data_file = tables.data_file
 _mask_evidence = tables.mask_evidence
 _outbox = tables.outbox
+_source_guard = tables.source_guard
+_expectation = tables.expectation
+_alarm = tables.alarm
+_proof = tables.proof
 
 _CONTRACTS = select(
     _contract.c.version, _contract.c.sha256, cast(_contract.c.document, Text).label("document")
@@ -577,6 +751,74 @@ _IDS_WITH_UNCOMMITTED_FILES = (
         _data_file.c.attempt.is_distinct_from(_batch.c.committed_attempt),
     )
 )
+
+
+#: Batches that were given up, with objects that were set aside.
+_IDS_WITH_DISCARDED_FILES = (
+    select(_batch.c.id)
+    .join(_data_file, _data_file.c.batch_id == _batch.c.id)
+    .where(
+        _batch.c.state == BatchState.DISCARDED,
+        _data_file.c.area == Area.QUARANTINE,
+        _data_file.c.deleted_at.is_(None),
+    )
+)
+
+
+def _table_progress() -> Select[Any]:
+    """
+    Say for each table up to where everything is published: where its first open window begins, if it has one.
+
+    Looks at open batches, which are few; at published ones only of tables with an open snapshot.
+    """
+    is_snapshot = _batch.c.slot.startswith(SNAPSHOT_SLOT_PREFIX)
+    first_start = func.min(func.coalesce(_batch.c.window_start, sqlalchemy.text("'-infinity'::timestamptz")))
+    open_batches = (
+        select(
+            _batch.c.source,
+            _batch.c.table_name,
+            first_start.filter(~is_snapshot).label("first_start"),
+            func.bool_or(is_snapshot).label("has_snapshot"),
+        )
+        .where(_batch.c.state.in_(frozenset(BatchState) - FINAL_STATES))
+        .group_by(_batch.c.source, _batch.c.table_name)
+        .subquery()
+    )
+    last_end = (
+        select(func.max(_batch.c.window_end))
+        .where(
+            _batch.c.source == _watermark.c.source,
+            _batch.c.table_name == _watermark.c.table_name,
+            _batch.c.state.in_(FINAL_STATES),
+        )
+        .scalar_subquery()
+    )
+    return (
+        select(
+            _watermark.c.source,
+            _watermark.c.table_name,
+            _watermark.c.planned_until,
+            case(
+                (
+                    open_batches.c.first_start.is_not(None),
+                    func.nullif(open_batches.c.first_start, sqlalchemy.text("'-infinity'::timestamptz")),
+                ),
+                (open_batches.c.has_snapshot, last_end),
+                else_=_watermark.c.planned_until,
+            ).label("published_until"),
+        )
+        .outerjoin(
+            open_batches,
+            and_(
+                open_batches.c.source == _watermark.c.source,
+                open_batches.c.table_name == _watermark.c.table_name,
+            ),
+        )
+        .order_by(_watermark.c.source, _watermark.c.table_name)
+    )
+
+
+_TABLE_PROGRESS = _table_progress()
 
 
 def _is_attempt(batch_id: str, stage: Stage, number: int) -> ColumnElement[bool]:
@@ -619,6 +861,7 @@ def _changeable_columns(batch: Batch) -> dict[str, Any]:
         "detail": batch.detail,
         "woken_at": batch.woken_at,
         "wake_count": batch.wake_count,
+        "not_before": batch.not_before,
     }
 
 
@@ -643,6 +886,7 @@ def _batch_of(row: Row) -> Batch:
         detail=row.detail,
         woken_at=row.woken_at,
         wake_count=row.wake_count,
+        not_before=row.not_before,
         revision=row.revision,
     )
 
@@ -723,4 +967,32 @@ def _evidence_of(row: Row) -> MaskEvidence:
         mask=MaskKind(row.mask),
         key_id=row.key_id,
         masked_value_count=row.masked_value_count,
+    )
+
+
+def _guard_of(row: Row) -> SourceGuard:
+    return SourceGuard(row.source, row.max_concurrent_extracts, row.failures_in_a_row, row.open_until)
+
+
+def _alarm_of(row: Row) -> Alarm:
+    return Alarm(
+        kind=AlarmKind(row.kind),
+        subject=row.subject,
+        raised_at=row.raised_at,
+        detail=row.detail,
+        resolved_at=row.resolved_at,
+        raise_told_at=row.raise_told_at,
+        resolve_told_at=row.resolve_told_at,
+    )
+
+
+def _proof_of(row: Row) -> Proof:
+    return Proof(
+        source=row.source,
+        table=row.table_name,
+        window=Window(row.window_start, row.window_end),
+        proved_at=row.proved_at,
+        is_equal=row.is_equal,
+        detail=row.detail,
+        sides=row.sides,
     )

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -34,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
+from shared.domain.alarms import AlarmKind
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.contracts import MaskKind
 from shared.domain.files import TRANSIENT_AREAS, Area, FileFormat, FileStatus
@@ -186,8 +188,13 @@ batch = Table(
     Column("counts", JSONB, nullable=False, comment="Rows by name: rows_read, rows_written, rows_in_final …"),
     _text("reason", nullable=True, comment="Why it is held, or why its last attempt failed."),
     _detail("The same as a sentence."),
-    _moment("woken_at", nullable=True, comment="When a message last went out for this state."),
+    _moment(
+        "woken_at",
+        nullable=True,
+        comment="When a message last went out for this state; NULL in `planned`: waits for a place at its source.",
+    ),
     _integer("wake_count", comment="How many messages went out for this state."),
+    _moment("not_before", nullable=True, comment="The next attempt begins no earlier."),
     Column(
         "revision",
         BigInteger,
@@ -215,6 +222,14 @@ Index(
     batch.c.id,
     postgresql_where=batch.c.woken_at.is_not(None),
 )
+Index(
+    "batch_deferred",
+    batch.c.source,
+    batch.c.planned_at,
+    batch.c.id,
+    postgresql_where=(batch.c.state == BatchState.PLANNED.value) & batch.c.woken_at.is_(None),
+)
+Index("batch_discarded", batch.c.id, postgresql_where=batch.c.state == BatchState.DISCARDED.value)
 #: The few batches that can have files in `final/` which readers do not see: of a second attempt or a lost one.
 CAN_HAVE_UNCOMMITTED_FILES = (batch.c.process_attempt > 1) | (
     (batch.c.process_attempt == 1) & batch.c.committed_attempt.is_(None)
@@ -383,6 +398,79 @@ mask_evidence = Table(
     _slugs("mask", MaskKind, table="mask_evidence"),
     CheckConstraint("masked_value_count >= 0", name="mask_evidence_count_is_not_negative"),
     comment="What was done to each column of each extract attempt: the proof that personal data was masked.",
+)
+
+source_guard = Table(
+    "source_guard",
+    metadata,
+    _name("source"),
+    _integer("max_concurrent_extracts", comment="Of the whole fleet; as the source file says."),
+    _integer(
+        "failures_in_a_row", comment="Extract attempts that failed or died since the last that did not."
+    ),
+    _moment("open_until", nullable=True, comment="The breaker: nothing of the source is claimed before."),
+    PrimaryKeyConstraint("source", name="source_guard_key"),
+    CheckConstraint(
+        "max_concurrent_extracts >= 1 AND failures_in_a_row >= 0", name="source_guard_numbers_make_sense"
+    ),
+    comment="How many extract attempts a source may have at once, and whether it answers.",
+)
+
+expectation = Table(
+    "expectation",
+    metadata,
+    _name("source"),
+    _name("table_name"),
+    Column("every", Interval, nullable=False, comment="How often a window of the table ends."),
+    Column(
+        "expected_by",
+        Interval,
+        nullable=False,
+        comment="A window's rows are expected in the warehouse by so long after its end.",
+    ),
+    _moment("since", comment="When the table was first expected."),
+    PrimaryKeyConstraint("source", "table_name", name="expectation_key"),
+    comment="By when the rows of each table are expected, as the source files say.",
+)
+
+alarm = Table(
+    "alarm",
+    metadata,
+    _text("kind"),
+    _name("subject", comment="What it is about: a table, a batch, a queue, a source."),
+    _moment("raised_at"),
+    _detail("What was found and what to do."),
+    _moment("resolved_at", nullable=True, comment="When the condition was found to be gone."),
+    _moment("raise_told_at", nullable=True, comment="When a notice of it left."),
+    _moment("resolve_told_at", nullable=True, comment="When a notice of its end left."),
+    PrimaryKeyConstraint("kind", "subject", "raised_at", name="alarm_key"),
+    _slugs("kind", AlarmKind, table="alarm"),
+    comment="What people are told of without asking. One row for each time a condition came up.",
+)
+Index(
+    "alarm_open_once",
+    alarm.c.kind,
+    alarm.c.subject,
+    unique=True,
+    postgresql_where=alarm.c.resolved_at.is_(None),
+)
+Index("alarm_by_raised_at", alarm.c.raised_at.desc())
+
+proof = Table(
+    "proof",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    _name("source"),
+    _name("table_name"),
+    _moment("window_start", nullable=True),
+    _moment("window_end"),
+    _moment("proved_at"),
+    Column("is_equal", Boolean, nullable=False),
+    _detail("The first difference, without values."),
+    Column("sides", JSONB, nullable=False, comment="Counts and checksums that each side showed."),
+    PrimaryKeyConstraint("id", name="proof_key"),
+    Index("proof_by_window", "source", "table_name", "window_start", "window_end", "proved_at"),
+    comment="What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.",
 )
 
 outbox = Table(

@@ -24,6 +24,7 @@ from shared.domain.batches import EDGES, AttemptState, Batch, BatchState, Stage
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, FileStatus
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window, slot_of
 from shared.errors import IllegalTransition, LostLease, StaleRevision
 from shared.ports import Ledger, OutboxMessage, QueueName
@@ -940,7 +941,7 @@ def test_of_two_workers_that_claim_one_batch_one_wins(ledger: Ledger) -> None:
 
     def claim() -> object:
         with ledger.transaction() as tx:
-            return lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=LEASE, max_attempts=3)
+            return lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=LEASE, retry=RetryPolicy(3))
 
     claims = together(claim, claim, claim)
 
@@ -991,7 +992,7 @@ def test_a_zombie_cannot_complete_what_another_took_over(ledger: Ledger) -> None
 
     def claim(lease: timedelta) -> object:
         with ledger.transaction() as tx:
-            return lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=lease, max_attempts=3)
+            return lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=lease, retry=RetryPolicy(3))
 
     zombie, successor = claim(-HOUR), claim(LEASE)
 

@@ -90,7 +90,7 @@ def test_at_rest_ledger_and_bucket_agree(fleet: SmallFleet, source: str) -> None
         sender=fleet.fleet.sender,
         buckets=[bucket],
         limits=SweepLimits(stray_after=timedelta(0)),
-        max_attempts=fleet.fleet.settings.max_attempts,
+        retry=fleet.fleet.settings.retry_policy,
         areas=[*TRANSIENT_AREAS, Area.FINAL],
     )
     in_final = {info.location for info in store.list(bucket, "final/")}

@@ -19,6 +19,7 @@ from shared import lifecycle
 from shared.catalog import read_sources
 from shared.domain.batches import Stage
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.secrets.memory import MemorySecrets
 
@@ -318,7 +319,7 @@ def test_a_batch_is_replayed_under_the_edited_file(house: House) -> None:
     with house.shell.ledger.transaction() as tx:
         (batch,) = tx.batches(table="customers")
         lease = timedelta(minutes=1)
-        attempt = lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=lease, max_attempts=3)
+        attempt = lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=lease, retry=RetryPolicy(3))
         assert attempt is not None
         lifecycle.refuse_attempt(tx, attempt, reason=Reason.TYPE_CHANGED, detail="id is no int64")
     file.write_text(file.read_text().replace("type: string", "type: json"))

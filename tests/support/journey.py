@@ -28,6 +28,7 @@ from shared.domain.contracts import (
     TableContract,
 )
 from shared.domain.files import Area, DataFile, FileFormat, Location, final_key, raw_key
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
@@ -109,7 +110,7 @@ class Journey:
     def claim(self, stage: Stage) -> Attempt:
         with self.ledger.transaction() as tx:
             attempt = lifecycle.claim(
-                tx, self.batch_id, stage, worker="w", lease=LEASE, max_attempts=MAX_ATTEMPTS
+                tx, self.batch_id, stage, worker="w", lease=LEASE, retry=RetryPolicy(MAX_ATTEMPTS)
             )
         assert attempt is not None
         return attempt

@@ -53,6 +53,7 @@ from shared.domain.files import (
     rejects_key,
 )
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import Schedule, due_windows
 from shared.errors import LostLease, Refused, Unavailable
 from shared.ledger.memory import MemoryLedger
@@ -215,7 +216,7 @@ class World:
         self.store = SimulatedStore(self, self._plain_store)
         self.sender = SimulatedSender(self)
         self.contract = _contract(version=1)
-        self.limits = StageLimits(lease=LEASE, max_attempts=max_attempts)
+        self.limits = StageLimits(lease=LEASE, retry=RetryPolicy(max_attempts))
 
     # ---- side effects ------------------------------------------------------------------------------------------
 
@@ -310,7 +311,7 @@ class World:
                 sender=self.sender,
                 buckets=[BUCKET],
                 limits=limits,
-                max_attempts=self.limits.max_attempts,
+                retry=self.limits.retry,
                 areas=tuple(Area),
             )
 

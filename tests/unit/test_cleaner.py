@@ -1,6 +1,7 @@
 """The cleaner deletes what the ledger says may go, sets aside what was refused, and can be stopped anywhere."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from shared import lifecycle
 from shared.domain.batches import BatchState, Stage
 from shared.domain.files import Area, FileStatus, Location, ParsedKey, quarantine_key
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.messages import CleanBatch, SetObjectAside
 from shared.object_store.memory import MemoryObjectStore
@@ -143,7 +145,9 @@ def test_a_batch_that_failed_for_want_of_attempts_keeps_its_copies_aside(journey
     for _ in range(3):
         attempt = journey.claim(Stage.PROCESS)
         with journey.ledger.transaction() as tx:
-            lifecycle.fail_attempt(tx, attempt, detail="out of memory", max_attempts=3)
+            lifecycle.fail_attempt(
+                tx, attempt, detail="out of memory", retry=RetryPolicy(3, first_pause=timedelta(0))
+            )
     assert journey.batch.state is BatchState.FAILED
 
     clean_batch(journey)

@@ -24,6 +24,7 @@ from shared.domain.batches import (
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, FileStatus
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window, slot_of
 from shared.errors import Unavailable
 from shared.lifecycle import StageResult
@@ -47,7 +48,9 @@ def plan(shell: Shell, *, hour: int = 0, table: str = "orders", source: str = "s
 
 def claim(shell: Shell, batch: str) -> Attempt:
     with shell.ledger.transaction() as tx:
-        attempt = lifecycle.claim(tx, batch, Stage.EXTRACT, worker="worker-1", lease=LEASE, max_attempts=3)
+        attempt = lifecycle.claim(
+            tx, batch, Stage.EXTRACT, worker="worker-1", lease=LEASE, retry=RetryPolicy(3)
+        )
     assert attempt is not None
     return attempt
 

@@ -12,6 +12,7 @@ from cli.plan import _schedule
 from shared import lifecycle
 from shared.domain.batches import BatchState, Stage, batch_id
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window
 from shared.ports import QueueName
 
@@ -158,7 +159,7 @@ def held_batch(shell: Shell, slot: str = "initial") -> str:
         tx.insert_contract(contract)
         lifecycle.plan(tx, contract, planned=PlannedWindow(slot, Window(None, NOON)), bucket="esclusa-shop")
         lease = timedelta(minutes=1)
-        attempt = lifecycle.claim(tx, batch, Stage.EXTRACT, worker="w", lease=lease, max_attempts=3)
+        attempt = lifecycle.claim(tx, batch, Stage.EXTRACT, worker="w", lease=lease, retry=RetryPolicy(3))
         assert attempt is not None
         lifecycle.refuse_attempt(tx, attempt, reason=Reason.COLUMN_MISSING, detail="gone")
         tx.mark_sent([entry.id for entry in tx.pending_messages(limit=100)])

@@ -10,6 +10,7 @@ from support.ledger_rows import NOON, a_batch, add_batch, an_event
 
 from shared import lifecycle
 from shared.domain.batches import Attempt, Stage
+from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.heartbeat import renewing
 from shared.ledger.memory import MemoryLedger
@@ -55,7 +56,9 @@ def test_a_renewal_that_failed_is_tried_again(error: Exception) -> None:
         batch = add_batch(tx, a_batch())
     with plain.transaction() as tx:
         tx.append_event(an_event(batch))
-        attempt = lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=timedelta(0), max_attempts=3)
+        attempt = lifecycle.claim(
+            tx, batch.id, Stage.EXTRACT, worker="w", lease=timedelta(0), retry=RetryPolicy(3)
+        )
     assert attempt is not None
     ledger = FlakyLedger(plain, error)
 

@@ -34,6 +34,7 @@ from shared.domain.batches import (
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, FileStatus
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window
 from shared.errors import LostLease, Refused
 from shared.ledger.memory import MemoryLedger
@@ -101,7 +102,9 @@ class Life:
 
     def claim(self, stage: Stage, *, max_attempts: int = MAX_ATTEMPTS) -> Attempt | None:
         with self.ledger.transaction() as tx:
-            return lifecycle.claim(tx, BATCH_ID, stage, worker="w", lease=LEASE, max_attempts=max_attempts)
+            return lifecycle.claim(
+                tx, BATCH_ID, stage, worker="w", lease=LEASE, retry=RetryPolicy(max_attempts)
+            )
 
     def claimed(self, stage: Stage) -> Attempt:
         attempt = self.claim(stage)
@@ -118,7 +121,9 @@ class Life:
 
     def fail(self, attempt: Attempt, *, detail: str = "connection refused") -> None:
         with self.ledger.transaction() as tx:
-            lifecycle.fail_attempt(tx, attempt, detail=detail, max_attempts=MAX_ATTEMPTS)
+            lifecycle.fail_attempt(
+                tx, attempt, detail=detail, retry=RetryPolicy(MAX_ATTEMPTS, first_pause=timedelta(0))
+            )
 
     def refuse(
         self,
@@ -132,7 +137,7 @@ class Life:
 
     def expire(self, attempt: Attempt) -> bool:
         with self.ledger.transaction() as tx:
-            return lifecycle.expire_attempt(tx, attempt, max_attempts=MAX_ATTEMPTS)
+            return lifecycle.expire_attempt(tx, attempt, retry=RetryPolicy(MAX_ATTEMPTS))
 
     def check(self, area: Area) -> None:
         """Find every file before a gate correct."""
@@ -156,6 +161,10 @@ class Life:
         with self.ledger.transaction() as tx:
             contract = a_contract(version=contract_version)
             return lifecycle.replay(tx, BATCH_ID, contract=contract, detail="cured")
+
+    def discard(self) -> Batch | None:
+        with self.ledger.transaction() as tx:
+            return lifecycle.discard(tx, BATCH_ID, detail="the table is gone")
 
     def wake(self, state: BatchState) -> bool:
         with self.ledger.transaction() as tx:
@@ -208,6 +217,10 @@ class Life:
         return batch
 
 
+ON_THE_STRAIGHT_WAY = [state for state in BatchState if state not in HELD_STATES | FINAL_STATES]
+ON_THE_STRAIGHT_WAY.append(BatchState.PUBLISHED)
+
+
 def result_of(attempt: Attempt, batch: Batch) -> StageResult:
     """Return what a stage that goes well comes to: two files of three rows."""
     number = attempt.number
@@ -246,7 +259,7 @@ def life() -> Iterator[Life]:
 def test_a_batch_that_meets_no_trouble_goes_straight_to_published(life: Life) -> None:
     life.go_to(BatchState.PUBLISHED)
 
-    straight = [state for state in BatchState if state not in HELD_STATES | {BatchState.SUPERSEDED}]
+    straight = [state for state in BatchState if state in ON_THE_STRAIGHT_WAY]
     assert [event.to_state for event in life.events] == straight
     assert life.batch.counts == EXTRACTED | PROCESSED | {"rows_staged": 6}
     assert life.batch.attempts == dict.fromkeys(Stage, 1)
@@ -531,9 +544,14 @@ def test_a_publisher_that_finds_a_newer_snapshot_supersedes_the_batch(life: Life
 @pytest.mark.parametrize("state", sorted(FINAL_STATES))
 def test_nothing_leaves_a_final_state(life: Life, state: BatchState) -> None:
     life.go_to(BatchState.PUBLISHING)
-    life.complete(life.running(Stage.PUBLISH), StageResult(is_superseded=state is BatchState.SUPERSEDED))
+    if state is BatchState.DISCARDED:
+        life.refuse(life.running(Stage.PUBLISH))
+        life.discard()
+    else:
+        life.complete(life.running(Stage.PUBLISH), StageResult(is_superseded=state is BatchState.SUPERSEDED))
 
     assert life.batch.state is state
+    assert life.discard() is None
     assert life.replay() is None
     assert [life.claim(stage) for stage in Stage] == [None, None, None]
     assert [life.open(area) for area in GATE_STATES] == [False] * 4
@@ -856,7 +874,7 @@ def test_a_file_that_its_attempt_recorded_meanwhile_is_not_set_aside(life: Life)
 # ---- leftovers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [s for s in BatchState if s not in HELD_STATES | {BatchState.SUPERSEDED}])
+@pytest.mark.parametrize("state", ON_THE_STRAIGHT_WAY)
 def test_copies_may_go_only_after_the_commit_that_names_the_final_files(
     life: Life, state: BatchState
 ) -> None:
@@ -1016,7 +1034,7 @@ def test_a_replayed_batch_reaches_its_end(life: Life) -> None:
     assert life.batch.window == Window(None, NOON)
 
 
-@pytest.mark.parametrize("state", [s for s in BatchState if s not in HELD_STATES | {BatchState.SUPERSEDED}])
+@pytest.mark.parametrize("state", ON_THE_STRAIGHT_WAY)
 def test_a_batch_that_is_not_held_is_not_replayed(life: Life, state: BatchState) -> None:
     life.go_to(state)
 

@@ -11,6 +11,7 @@ from support.ledger_rows import BUCKET, NOON, a_contract
 from shared import lifecycle
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import Publishing, PublishMode, TableContract
+from shared.domain.retries import RetryPolicy
 from shared.domain.windows import Window
 from shared.ledger.memory import MemoryLedger
 from shared.planning import plan_source
@@ -40,7 +41,9 @@ def settle(ledger: MemoryLedger) -> None:
     """Let nothing be on its way any more."""
     for batch in batches(ledger):
         with ledger.transaction() as tx:
-            lifecycle.claim(tx, batch.id, lifecycle.Stage.EXTRACT, worker="w", lease=QUARTER, max_attempts=0)
+            lifecycle.claim(
+                tx, batch.id, lifecycle.Stage.EXTRACT, worker="w", lease=QUARTER, retry=RetryPolicy(0)
+            )
     assert {batch.state for batch in batches(ledger)} == {BatchState.FAILED}
 
 

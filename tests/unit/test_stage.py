@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import pytest
 from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney
@@ -9,6 +10,7 @@ from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney
 from shared import stage
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.errors import LostLease, Refused, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
@@ -35,7 +37,7 @@ def run(
         ledger=ledger or journey.ledger,
         sender=journey.sender,
         worker="w",
-        limits=StageLimits(LEASE, max_attempts),
+        limits=StageLimits(LEASE, RetryPolicy(max_attempts, first_pause=timedelta(0))),
         keep_alive=lambda _: nullcontext(),
     )
 

@@ -25,6 +25,7 @@ from shared.domain.files import (
     rejects_key,
 )
 from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.object_store.memory import MemoryObjectStore
 from shared.ports import QueueName
@@ -51,7 +52,7 @@ def swept(
         sender=journey.sender,
         buckets=buckets,
         limits=LIMITS,
-        max_attempts=MAX_ATTEMPTS,
+        retry=RetryPolicy(MAX_ATTEMPTS),
         areas=areas,
     )
     return {name: count for name, count in report.counts.items() if count}

@@ -14,7 +14,7 @@ down_revision = None
 
 _STATES = """
     'planned', 'extracting', 'extracted', 'admitted', 'staged', 'ready', 'processing', 'processed',
-    'committed', 'publishing', 'published', 'superseded', 'quarantined', 'failed'
+    'committed', 'publishing', 'published', 'superseded', 'discarded', 'quarantined', 'failed'
 """
 
 _REASONS = """
@@ -24,14 +24,13 @@ _REASONS = """
     'mask_key_missing', 'value_not_representable', 'source_answer_invalid', 'source_limit_exceeded',
     'cell_not_convertible', 'null_key', 'null_not_allowed', 'too_many_rejects', 'empty_replace',
     'proof_failed', 'target_incompatible', 'newer_snapshot_published', 'attempt_failed',
-    'lease_expired', 'attempts_exhausted', 'counts_do_not_add_up', 'replayed'
+    'lease_expired', 'attempts_exhausted', 'counts_do_not_add_up', 'replayed', 'discarded'
 """
 
 _EDGES = (
     ("planned", "extracting"),
     ("planned", "failed"),
     ("extracting", "planned"),
-    ("extracting", "extracting"),
     ("extracting", "extracted"),
     ("extracting", "quarantined"),
     ("extracting", "failed"),
@@ -44,7 +43,6 @@ _EDGES = (
     ("ready", "processing"),
     ("ready", "failed"),
     ("processing", "ready"),
-    ("processing", "processing"),
     ("processing", "processed"),
     ("processing", "quarantined"),
     ("processing", "failed"),
@@ -53,15 +51,16 @@ _EDGES = (
     ("committed", "publishing"),
     ("committed", "failed"),
     ("publishing", "committed"),
-    ("publishing", "publishing"),
     ("publishing", "published"),
     ("publishing", "superseded"),
     ("publishing", "quarantined"),
     ("publishing", "failed"),
     ("quarantined", "planned"),
     ("quarantined", "committed"),
+    ("quarantined", "discarded"),
     ("failed", "planned"),
     ("failed", "committed"),
+    ("failed", "discarded"),
 )
 
 
@@ -139,6 +138,7 @@ CREATE TABLE esclusa.batch (
     detail text NOT NULL,
     woken_at timestamptz,
     wake_count integer NOT NULL,
+    not_before timestamptz,
     revision bigint NOT NULL,
     CONSTRAINT batch_key PRIMARY KEY (id),
     CONSTRAINT batch_slot_is_planned_once UNIQUE (source, table_name, slot),
@@ -153,6 +153,10 @@ CREATE INDEX batch_by_state ON esclusa.batch (state, planned_at, id);
 CREATE INDEX batch_by_table ON esclusa.batch (source, table_name, planned_at, id);
 CREATE INDEX batch_by_woken_at ON esclusa.batch (state, woken_at, id)
     WHERE woken_at IS NOT NULL;
+CREATE INDEX batch_deferred ON esclusa.batch (source, planned_at, id)
+    WHERE state = 'planned' AND woken_at IS NULL;
+CREATE INDEX batch_discarded ON esclusa.batch (id)
+    WHERE state = 'discarded';
 CREATE INDEX batch_with_uncommitted_files ON esclusa.batch (id)
     WHERE process_attempt > 1 OR process_attempt = 1 AND committed_attempt IS NULL;
 COMMENT ON TABLE esclusa.batch
@@ -175,8 +179,10 @@ COMMENT ON COLUMN esclusa.batch.committed_attempt
 COMMENT ON COLUMN esclusa.batch.counts IS 'Rows by name: rows_read, rows_written, rows_in_final …';
 COMMENT ON COLUMN esclusa.batch.reason IS 'Why it is held, or why its last attempt failed.';
 COMMENT ON COLUMN esclusa.batch.detail IS 'The same as a sentence.';
-COMMENT ON COLUMN esclusa.batch.woken_at IS 'When a message last went out for this state.';
+COMMENT ON COLUMN esclusa.batch.woken_at
+    IS 'When a message last went out for this state; NULL in `planned`: waits for a place at its source.';
 COMMENT ON COLUMN esclusa.batch.wake_count IS 'How many messages went out for this state.';
+COMMENT ON COLUMN esclusa.batch.not_before IS 'The next attempt begins no earlier.';
 COMMENT ON COLUMN esclusa.batch.revision
     IS 'Counts up with every change; who saves an older one is refused.';
 """,
@@ -330,6 +336,85 @@ COMMENT ON COLUMN esclusa.mask_evidence.key_id
     IS 'The id of the key of a pseudonym; empty for masks without a key.';
 COMMENT ON COLUMN esclusa.mask_evidence.masked_value_count
     IS 'Values that left masked; NULLs are not counted. 0 for columns that did not leave.';
+""",
+    """
+CREATE TABLE esclusa.source_guard (
+    source text COLLATE "C" NOT NULL,
+    max_concurrent_extracts integer NOT NULL,
+    failures_in_a_row integer NOT NULL,
+    open_until timestamptz,
+    CONSTRAINT source_guard_key PRIMARY KEY (source),
+    CONSTRAINT source_guard_numbers_make_sense
+        CHECK (max_concurrent_extracts >= 1 AND failures_in_a_row >= 0)
+);
+COMMENT ON TABLE esclusa.source_guard
+    IS 'How many extract attempts a source may have at once, and whether it answers.';
+COMMENT ON COLUMN esclusa.source_guard.max_concurrent_extracts
+    IS 'Of the whole fleet; as the source file says.';
+COMMENT ON COLUMN esclusa.source_guard.failures_in_a_row
+    IS 'Extract attempts that failed or died since the last that did not.';
+COMMENT ON COLUMN esclusa.source_guard.open_until
+    IS 'The breaker: nothing of the source is claimed before.';
+""",
+    """
+CREATE TABLE esclusa.expectation (
+    source text COLLATE "C" NOT NULL,
+    table_name text COLLATE "C" NOT NULL,
+    every interval NOT NULL,
+    expected_by interval NOT NULL,
+    since timestamptz NOT NULL,
+    CONSTRAINT expectation_key PRIMARY KEY (source, table_name)
+);
+COMMENT ON TABLE esclusa.expectation
+    IS 'By when the rows of each table are expected, as the source files say.';
+COMMENT ON COLUMN esclusa.expectation.every IS 'How often a window of the table ends.';
+COMMENT ON COLUMN esclusa.expectation.expected_by
+    IS 'A window''s rows are expected in the warehouse by so long after its end.';
+COMMENT ON COLUMN esclusa.expectation.since IS 'When the table was first expected.';
+""",
+    """
+CREATE TABLE esclusa.alarm (
+    kind text NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    raised_at timestamptz NOT NULL,
+    detail text NOT NULL,
+    resolved_at timestamptz,
+    raise_told_at timestamptz,
+    resolve_told_at timestamptz,
+    CONSTRAINT alarm_key PRIMARY KEY (kind, subject, raised_at),
+    CONSTRAINT alarm_kind_is_known CHECK (kind IN
+        ('table_late', 'batch_held', 'dead_letters', 'source_failing', 'outbox_stuck', 'proof_differs'))
+);
+CREATE UNIQUE INDEX alarm_open_once ON esclusa.alarm (kind, subject)
+    WHERE resolved_at IS NULL;
+CREATE INDEX alarm_by_raised_at ON esclusa.alarm (raised_at DESC);
+COMMENT ON TABLE esclusa.alarm
+    IS 'What people are told of without asking. One row for each time a condition came up.';
+COMMENT ON COLUMN esclusa.alarm.subject IS 'What it is about: a table, a batch, a queue, a source.';
+COMMENT ON COLUMN esclusa.alarm.detail IS 'What was found and what to do.';
+COMMENT ON COLUMN esclusa.alarm.resolved_at IS 'When the condition was found to be gone.';
+COMMENT ON COLUMN esclusa.alarm.raise_told_at IS 'When a notice of it left.';
+COMMENT ON COLUMN esclusa.alarm.resolve_told_at IS 'When a notice of its end left.';
+""",
+    """
+CREATE TABLE esclusa.proof (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    source text COLLATE "C" NOT NULL,
+    table_name text COLLATE "C" NOT NULL,
+    window_start timestamptz,
+    window_end timestamptz NOT NULL,
+    proved_at timestamptz NOT NULL,
+    is_equal boolean NOT NULL,
+    detail text NOT NULL,
+    sides jsonb NOT NULL,
+    CONSTRAINT proof_key PRIMARY KEY (id)
+);
+CREATE INDEX proof_by_window
+    ON esclusa.proof (source, table_name, window_start, window_end, proved_at);
+COMMENT ON TABLE esclusa.proof
+    IS 'What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.';
+COMMENT ON COLUMN esclusa.proof.detail IS 'The first difference, without values.';
+COMMENT ON COLUMN esclusa.proof.sides IS 'Counts and checksums that each side showed.';
 """,
     """
 CREATE TABLE esclusa.outbox (
