@@ -63,9 +63,12 @@ def open_secrets() -> "SecretStore":
 
 def inspect_queues(fleet: "Fleet") -> "QueueInspector":
     """Look into the fleet's queues."""
-    from shared.queues.sqs import SqsInspector, make_sqs_client
+    from shared.queues.sqs import SqsInspector, make_metrics_client, make_sqs_client
 
-    return SqsInspector(make_sqs_client(fleet.settings.region), fleet.settings.queue_urls)
+    region = fleet.settings.region
+    return SqsInspector(
+        make_sqs_client(region), fleet.settings.queue_urls, metrics=make_metrics_client(region)
+    )
 
 
 def open_warehouse(fleet: "Fleet") -> "Warehouse":

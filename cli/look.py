@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, files, why, queues, query."""
+"""Commands that look and change nothing: status, files, why, query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,14 +11,12 @@ from cli.context import JsonOption, SourceFilter, connections_of
 from cli.explain import CURES, cure, next_step
 from cli.output import (
     NotFound,
-    exit_code_of,
     heading,
     number,
     print_json,
     print_section,
     print_table,
     remark,
-    tell_error,
     text_of,
     whole,
 )
@@ -32,12 +30,11 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import MaskEvidence
 from shared.domain.files import Area, DataFile, FileStatus, Location, ParsedKey, quarantine_key
-from shared.errors import ConfigurationError, EsclusaError
-from shared.ports import BatchTally, Ledger, LedgerTransaction, QueueName
+from shared.errors import ConfigurationError
+from shared.ports import BatchTally, Ledger, LedgerTransaction
 
 if TYPE_CHECKING:
     from shared.fleet import Fleet
-    from shared.ports import QueueInspector
 
 #: What a person may ask for at once: it is held in memory.
 MAX_LIMIT = 1_000_000
@@ -401,56 +398,6 @@ def _print_facts(facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         if value not in {None, ""}:
             typer.echo(f"{name + ':':<14} {text_of(value)}")
-
-
-# ---- queues ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLine:
-    """How full a queue and its dead-letter queue are; None what could not be seen."""
-
-    queue: QueueName
-    visible: int | None = None
-    in_flight: int | None = None
-    delayed: int | None = None
-    dead_letters: int | None = None
-    error: str | None = None
-
-
-def queues(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show how many messages each queue and its dead-letter queue hold. The numbers of SQS are approximate."""
-    connections = connections_of(context)
-    inspector = connections.queues(connections.fleet())
-    lines, errors = [], []
-    for queue in QueueName:
-        try:
-            lines.append(_look_into(inspector, queue))
-        except EsclusaError as error:
-            errors.append(error)
-            lines.append(QueueLine(queue, error=str(error)))
-    if as_json:
-        print_json({"queues": [asdict(line) for line in lines]})
-    else:
-        print_table(
-            [
-                heading("queue"),
-                *(number(name) for name in ("visible", "in flight", "delayed", "dead letters")),
-            ],
-            [(line.queue, line.visible, line.in_flight, line.delayed, line.dead_letters) for line in lines],
-            none="no queues",
-        )
-    for trouble in errors:
-        tell_error(trouble)
-    if errors:
-        raise typer.Exit(max(map(exit_code_of, errors)))
-
-
-def _look_into(inspector: "QueueInspector", queue: QueueName) -> QueueLine:
-    depth = inspector.depth(queue)
-    dead = inspector.depth(queue, dead_letters=True)
-    dead_letters = dead.visible + dead.in_flight + dead.delayed
-    return QueueLine(queue, depth.visible, depth.in_flight, depth.delayed, dead_letters)
 
 
 # ---- query -------------------------------------------------------------------------------------------------

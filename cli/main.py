@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import local, look, plan, sources
+from cli import local, look, plan, queues, sources
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -65,7 +65,8 @@ for command in (
     *(local.up, local.down),
     *(sources.discover, sources.check, sources.schema),
     *(plan.enqueue, plan.crontab, plan.replay),
-    *(look.status, look.files, look.why, look.queues, look.query),
+    *(look.status, look.files, look.why, look.query),
+    *(queues.queues, queues.peek, queues.redrive, queues.purge),
     version,
 ):
     app.command()(errors_told()(command))

@@ -7,7 +7,7 @@ Clock: the ledger's `now()` is the only clock that decides anything.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -508,11 +508,74 @@ class QueueDepth:
     delayed: int
 
 
+@dataclass(frozen=True, slots=True)
+class SeenMessage:
+    """A message in the hands of somebody who looks at it: hidden from everybody else until it is given back."""
+
+    queue: QueueName
+    #: Whether it was found among the dead letters of the queue.
+    is_dead: bool
+    id: str
+    body: str
+    #: Absent if its sender gave none, as S3 does.
+    group: str | None
+    #: When it was first sent. Dying does not change it.
+    sent_at: datetime
+    #: How often it was received, this look included.
+    receive_count: int
+    #: Names this look when the message is given back or deleted.
+    receipt: str
+
+
 class QueueInspector(Protocol):
-    """What people look into queues with."""
+    """What people look into queues with, and put them in order. Raises `Unavailable` for outages."""
 
     def depth(self, queue: QueueName, *, dead_letters: bool = False) -> QueueDepth:
         """Return how full a queue or its dead-letter queue is."""
+        ...
+
+    def oldest_ages(self, *, dead_letters: bool = False) -> dict[QueueName, timedelta]:
+        """
+        Return the age of the oldest message of each queue, or of its dead letters, where it is measured.
+
+        What nobody measured is left out; it raises nothing.
+        """
+        ...
+
+    def look(
+        self, queue: QueueName, *, dead_letters: bool, max_messages: int, hidden_seconds: int
+    ) -> list[SeenMessage]:
+        """
+        Receive up to ten messages, and hide them from everybody else for so long; none if none is visible.
+
+        On a live queue each look is one of the deliveries that a message has before it is dead. Dead letters
+        have no such count.
+
+        Raises:
+            ConfigurationError: if the dead letters have a redrive policy of their own, so that looking would
+                move them on.
+        """
+        ...
+
+    def give_back(self, messages: Sequence[SeenMessage]) -> None:
+        """Let everybody see messages again. Those whose time was up, or that are gone, are no error."""
+        ...
+
+    def resend(self, message: SeenMessage) -> None:
+        """Send the same body, with the same group, to the live queue; return once it is there."""
+        ...
+
+    def delete(self, message: SeenMessage) -> None:
+        """Delete a message that is being looked at."""
+        ...
+
+    def empty(self, queue: QueueName, *, dead_letters: bool) -> None:
+        """
+        Delete every message of a queue or of its dead letters, those in flight too.
+
+        Raises:
+            Unavailable: also if it was done less than 60 seconds ago.
+        """
         ...
 
 

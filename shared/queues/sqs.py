@@ -1,5 +1,5 @@
 """
-Sending to SQS, and looking into it. Receiving is the business of Celery and of Lambda.
+Sending to SQS, and looking into it. Receiving in order to work is the business of Celery and of Lambda.
 
 A message carries its source as message group: on a standard queue that makes a fair queue, where a source
 with thousands of messages does not keep the others waiting.
@@ -8,26 +8,31 @@ Source: Amazon SQS Developer Guide, "Amazon SQS fair queues".
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 import structlog
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from shared.errors import ConfigurationError, Unavailable
+from shared.errors import ConfigurationError, EsclusaError, Unavailable
 from shared.messages import MAX_SQS_MESSAGE_BYTES
-from shared.ports import OutboxMessage, QueueDepth, QueueName
+from shared.ports import OutboxMessage, QueueDepth, QueueName, SeenMessage
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+    from mypy_boto3_sqs.type_defs import MessageTypeDef, SendMessageBatchRequestEntryTypeDef
 
 log = structlog.get_logger()
 
 #: Source: Amazon SQS Developer Guide, "Amazon SQS message quotas". A batch may weigh what one message may.
 MAX_BATCH_ENTRIES: Final = 10
 MAX_BATCH_BYTES: Final = MAX_SQS_MESSAGE_BYTES
+
+#: SQS tells CloudWatch once a minute, and CloudWatch shows it some minutes later.
+_METRIC_LOOKBACK: Final = timedelta(minutes=15)
 
 
 def make_sqs_client(region: str) -> "SQSClient":
@@ -40,6 +45,17 @@ def make_sqs_client(region: str) -> "SQSClient":
             read_timeout=10,
             retries={"mode": "standard", "total_max_attempts": 3},
             tcp_keepalive=True,
+        ),
+    )
+
+
+def make_metrics_client(region: str) -> Any:
+    """Return a CloudWatch client that gives up soon: what it tells is worth little waiting."""
+    return boto3.session.Session().client(
+        "cloudwatch",
+        region_name=region,
+        config=Config(
+            connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}
         ),
     )
 
@@ -90,11 +106,19 @@ class SqsSender:
 
 
 class SqsInspector:
-    """`QueueInspector` on SQS. The role needs `sqs:GetQueueAttributes` and `sqs:GetQueueUrl`."""
+    """
+    `QueueInspector` on SQS, with CloudWatch for the ages that SQS has no attribute for.
 
-    def __init__(self, client: "SQSClient", urls: Mapping[QueueName, str]) -> None:
+    A role that only asks for depths needs `sqs:GetQueueAttributes` and `sqs:GetQueueUrl`; docs/operations.md lists
+    what the rest needs.
+    """
+
+    def __init__(self, client: "SQSClient", urls: Mapping[QueueName, str], *, metrics: Any = None) -> None:
+        """Take the URLs of the queues, and a CloudWatch client if ages are asked for."""
         self._client = client
         self._urls = dict(urls)
+        self._metrics = metrics
+        self._dead_urls: dict[QueueName, str] = {}
 
     def depth(self, queue: QueueName, *, dead_letters: bool = False) -> QueueDepth:
         """
@@ -104,41 +128,182 @@ class SqsInspector:
             ConfigurationError: if the queue has no URL here, or no dead-letter queue in SQS.
             Unavailable: if SQS does not answer.
         """
-        if queue not in self._urls:
-            raise ConfigurationError(f"queues: no URL is configured for the queue {queue}")
-        try:
-            url = self._dead_letters_url(queue) if dead_letters else self._urls[queue]
-            return self._depth_of(url)
-        except (ClientError, BotoCoreError) as error:
-            raise Unavailable(f"queue {queue}: {error}") from error
-
-    def _depth_of(self, url: str) -> QueueDepth:
-        found = self._client.get_queue_attributes(
-            QueueUrl=url,
-            AttributeNames=[
-                "ApproximateNumberOfMessages",
-                "ApproximateNumberOfMessagesNotVisible",
-                "ApproximateNumberOfMessagesDelayed",
-            ],
-        )["Attributes"]
+        with _errors_translated(queue):
+            found = self._client.get_queue_attributes(
+                QueueUrl=self._url(queue, dead_letters=dead_letters),
+                AttributeNames=[
+                    "ApproximateNumberOfMessages",
+                    "ApproximateNumberOfMessagesNotVisible",
+                    "ApproximateNumberOfMessagesDelayed",
+                ],
+            )["Attributes"]
         return QueueDepth(
             visible=int(found["ApproximateNumberOfMessages"]),
             in_flight=int(found["ApproximateNumberOfMessagesNotVisible"]),
             delayed=int(found["ApproximateNumberOfMessagesDelayed"]),
         )
 
-    def _dead_letters_url(self, queue: QueueName) -> str:
+    def oldest_ages(self, *, dead_letters: bool = False) -> dict[QueueName, timedelta]:
+        """
+        Return the newest `ApproximateAgeOfOldestMessage` of each queue; see `QueueInspector`.
+
+        A few minutes old, and of a dead letter since it died. Source: Amazon SQS Developer Guide, "Available
+        CloudWatch metrics for Amazon SQS".
+        """
+        if self._metrics is None:
+            return {}
+        now = datetime.now(UTC)
+        try:
+            names = {
+                queue: self._url(queue, dead_letters=dead_letters).rpartition("/")[2] for queue in self._urls
+            }
+            answer = self._metrics.get_metric_data(
+                StartTime=now - _METRIC_LOOKBACK,
+                EndTime=now,
+                ScanBy="TimestampDescending",
+                MetricDataQueries=[_age_query(index, name) for index, name in enumerate(names.values())],
+            )
+        except (EsclusaError, ClientError, BotoCoreError) as error:
+            log.warning("queue_ages_not_measured", detail=str(error))
+            return {}
+        queues = list(names)
+        return {
+            queues[int(result["Id"][1:])]: timedelta(seconds=result["Values"][0])
+            for result in answer["MetricDataResults"]
+            if result["Values"]
+        }
+
+    def look(
+        self, queue: QueueName, *, dead_letters: bool, max_messages: int, hidden_seconds: int
+    ) -> list[SeenMessage]:
+        """Receive up to ten messages and hide them for so long; see `QueueInspector`."""
+        with _errors_translated(queue):
+            url = self._url(queue, dead_letters=dead_letters)
+            if dead_letters and self._redrive_policy(url):
+                raise ConfigurationError(
+                    f"queue {queue}: its dead-letter queue should have no RedrivePolicy of its own, found one: "
+                    "looking at a dead letter would bring it nearer to the queue behind"
+                )
+            received = self._client.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=min(max_messages, MAX_BATCH_ENTRIES),
+                VisibilityTimeout=hidden_seconds,
+                # Without a wait SQS asks some of its servers only, and may say that nothing is there.
+                WaitTimeSeconds=1,
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+            ).get("Messages", [])
+        return [_seen(queue, message, is_dead=dead_letters) for message in received]
+
+    def give_back(self, messages: Sequence[SeenMessage]) -> None:
+        """Let everybody see messages again; see `QueueInspector`. What SQS refuses comes back by itself."""
+        for (queue, is_dead), group in _by_queue(messages).items():
+            for start in range(0, len(group), MAX_BATCH_ENTRIES):
+                entries = group[start : start + MAX_BATCH_ENTRIES]
+                with _errors_translated(queue):
+                    self._client.change_message_visibility_batch(
+                        QueueUrl=self._url(queue, dead_letters=is_dead),
+                        Entries=[
+                            {"Id": str(index), "ReceiptHandle": each.receipt, "VisibilityTimeout": 0}
+                            for index, each in enumerate(entries)
+                        ],
+                    )
+
+    def resend(self, message: SeenMessage) -> None:
+        """Send the same body, with the same group, to the live queue; see `QueueInspector`."""
+        with _errors_translated(message.queue):
+            url = self._url(message.queue, dead_letters=False)
+            if message.group is None:
+                self._client.send_message(QueueUrl=url, MessageBody=message.body)
+            else:
+                self._client.send_message(
+                    QueueUrl=url, MessageBody=message.body, MessageGroupId=message.group
+                )
+
+    def delete(self, message: SeenMessage) -> None:
+        """Delete a message that is being looked at; see `QueueInspector`."""
+        with _errors_translated(message.queue):
+            self._client.delete_message(
+                QueueUrl=self._url(message.queue, dead_letters=message.is_dead), ReceiptHandle=message.receipt
+            )
+
+    def empty(self, queue: QueueName, *, dead_letters: bool) -> None:
+        """Delete every message of a queue or of its dead letters; see `QueueInspector`."""
+        with _errors_translated(queue):
+            try:
+                self._client.purge_queue(QueueUrl=self._url(queue, dead_letters=dead_letters))
+            except self._client.exceptions.PurgeQueueInProgress as error:
+                raise Unavailable(
+                    f"queue {queue}: SQS empties a queue at most once in 60 seconds; it was not emptied again"
+                ) from error
+
+    def _url(self, queue: QueueName, *, dead_letters: bool) -> str:
+        if queue not in self._urls:
+            raise ConfigurationError(f"queues: no URL is configured for the queue {queue}")
+        if not dead_letters:
+            return self._urls[queue]
+        if queue not in self._dead_urls:
+            self._dead_urls[queue] = self._find_dead_letters(queue)
+        return self._dead_urls[queue]
+
+    def _find_dead_letters(self, queue: QueueName) -> str:
         """Return where the queue's own redrive policy sends what is received too often."""
-        found = self._client.get_queue_attributes(
-            QueueUrl=self._urls[queue], AttributeNames=["RedrivePolicy"]
-        ).get("Attributes", {})
-        if "RedrivePolicy" not in found:
+        policy = self._redrive_policy(self._urls[queue])
+        if not policy:
             raise ConfigurationError(
                 f"queue {queue}: should have a RedrivePolicy that names its dead-letter queue, found none"
             )
-        arn = json.loads(found["RedrivePolicy"])["deadLetterTargetArn"]
-        account, name = arn.split(":")[4:6]
+        account, name = json.loads(policy)["deadLetterTargetArn"].split(":")[4:6]
         return self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
+
+    def _redrive_policy(self, url: str) -> str:
+        found = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        return found.get("Attributes", {}).get("RedrivePolicy", "")
+
+
+@contextmanager
+def _errors_translated(queue: QueueName) -> Iterator[None]:
+    try:
+        yield
+    except ParamValidationError:
+        raise  # A defect of ours, not of the service.
+    except (ClientError, BotoCoreError) as error:
+        raise Unavailable(f"queue {queue}: {error}") from error
+
+
+def _by_queue(messages: Sequence[SeenMessage]) -> dict[tuple[QueueName, bool], list[SeenMessage]]:
+    groups: dict[tuple[QueueName, bool], list[SeenMessage]] = {}
+    for message in messages:
+        groups.setdefault((message.queue, message.is_dead), []).append(message)
+    return groups
+
+
+def _seen(queue: QueueName, message: "MessageTypeDef", *, is_dead: bool) -> SeenMessage:
+    attributes = message.get("Attributes", {})
+    return SeenMessage(
+        queue=queue,
+        is_dead=is_dead,
+        id=message["MessageId"],
+        body=message["Body"],
+        group=attributes.get("MessageGroupId"),
+        sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1000, UTC),
+        receive_count=int(attributes["ApproximateReceiveCount"]),
+        receipt=message["ReceiptHandle"],
+    )
+
+
+def _age_query(index: int, queue_name: str) -> dict[str, Any]:
+    return {
+        "Id": f"q{index}",
+        "MetricStat": {
+            "Metric": {
+                "Namespace": "AWS/SQS",
+                "MetricName": "ApproximateAgeOfOldestMessage",
+                "Dimensions": [{"Name": "QueueName", "Value": queue_name}],
+            },
+            "Period": 60,
+            "Stat": "Maximum",
+        },
+    }
 
 
 def _batches(messages: Sequence[OutboxMessage]) -> Iterator[tuple[QueueName, dict[int, OutboxMessage]]]:

@@ -53,7 +53,7 @@ class Shell:
 
     clock: SteppingClock = field(default_factory=SteppingClock)
     secrets: SecretStore = field(default_factory=lambda: MemorySecrets({}))
-    queues: Any = field(default_factory=MemoryQueues)
+    queues: Any = None
     warehouse: Any = field(default_factory=lambda: OneAnswer(QueryResult(("one",), ((1,),), is_cut=False)))
     ledger: Ledger = None  # type: ignore[assignment]
     store: Any = field(default_factory=MemoryObjectStore)
@@ -61,27 +61,31 @@ class Shell:
     def __post_init__(self) -> None:
         if self.ledger is None:
             self.ledger = MemoryLedger(self.clock)
+        if self.queues is None:
+            self.queues = MemoryQueues(clock=self.clock)
 
     @property
     def fleet(self) -> Fleet:
         settings = FleetSettings(ledger_dsn="env:LEDGER_DSN", bucket_prefix="esclusa")
         return Fleet(settings, self.ledger, self.store, self.queues, self.secrets)
 
-    def run(self, *arguments: str, **environment: str) -> Ended:
-        """Run `esclusa` with these arguments."""
+    def run(self, *arguments: str, typed: str | None = None, **environment: str) -> Ended:
+        """Run `esclusa` with these arguments, and answer what it asks with what is typed."""
         connections = Connections(
             fleet=lambda: self.fleet,
             secrets=lambda: self.secrets,
             queues=lambda _: self.queues,
             warehouse=lambda _: self.warehouse,
         )
-        return run_command(*arguments, connections=connections, **environment)
+        return run_command(*arguments, connections=connections, typed=typed, **environment)
 
 
-def run_command(*arguments: str, connections: Connections | None = None, **environment: str) -> Ended:
+def run_command(
+    *arguments: str, connections: Connections | None = None, typed: str | None = None, **environment: str
+) -> Ended:
     """Run `esclusa`, connected as its environment says or as told."""
     result = CliRunner().invoke(
-        app, list(arguments), obj=connections, env=environment, catch_exceptions=False
+        app, list(arguments), obj=connections, input=typed, env=environment, catch_exceptions=False
     )
     return Ended(result.exit_code, result.stdout, result.stderr)
 
@@ -97,3 +101,6 @@ class QueuesAway:
 
     def depth(self, queue: str, *, dead_letters: bool = False) -> Any:
         raise self.error
+
+    def oldest_ages(self, *, dead_letters: bool = False) -> dict[Any, Any]:
+        return {}

@@ -1,11 +1,11 @@
-"""The commands that look: status, files, why, queues, query."""
+"""The commands that look: status, files, why, query."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from support.commands import OneAnswer, QueuesAway, Shell
+from support.commands import OneAnswer, Shell
 from support.ledger_rows import BUCKET, NOON, a_contract, a_foreign_file, a_raw_file
 
 from cli.explain import CURES, cure, next_step
@@ -26,10 +26,7 @@ from shared.domain.files import Area, FileStatus
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window, slot_of
-from shared.errors import Unavailable
 from shared.lifecycle import StageResult
-from shared.ports import QueueName
-from shared.queues.memory import MemoryQueues
 
 LEASE = timedelta(minutes=2)
 ATTACK = "\x1b[2J[red]"
@@ -364,42 +361,6 @@ def test_a_running_attempt_is_told_apart_from_one_that_is_lost() -> None:
 
     assert at_work == "Attempt 1 of extract is at work on worker-1."
     assert "no sign of life" in lost
-
-
-# ---- queues ------------------------------------------------------------------------------------------------
-
-
-def test_queues_are_shown_with_their_dead_letters() -> None:
-    shell = Shell(queues=MemoryQueues(max_receive_count=1))
-    plan(shell)
-    with shell.ledger.transaction() as tx:
-        messages = [entry.message for entry in tx.pending_messages(limit=10)]
-    shell.queues.send([*messages, *messages])
-    taken = shell.queues.receive(QueueName.EXTRACT)
-    shell.queues.release(taken)
-
-    document = shell.run("queues", "--json").document
-
-    assert [line["queue"] for line in document["queues"]] == list(QueueName)
-    assert document["queues"][0] == {
-        "queue": "extract",
-        "visible": 1,
-        "in_flight": 0,
-        "delayed": 0,
-        "dead_letters": 1,
-        "error": None,
-    }
-
-
-def test_a_queue_that_does_not_answer_is_told_and_the_others_are_shown() -> None:
-    shell = Shell(queues=QueuesAway(Unavailable("queue extract: nobody answers")))
-
-    ended = shell.run("queues", "--json")
-
-    assert ended.exit_code == ExitCode.UNAVAILABLE
-    assert len(ended.document["queues"]) == len(QueueName)
-    assert ended.document["queues"][0]["error"] == "queue extract: nobody answers"
-    assert "nobody answers" in ended.errors
 
 
 # ---- query -------------------------------------------------------------------------------------------------
