@@ -27,8 +27,8 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
             _list(prefix),
             _objects("Read", prefix, ["s3:GetObject"], [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
             _objects("SetAside", prefix, ["s3:PutObject"], [Area.QUARANTINE]),
-            _objects("Delete", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL]),
-            _keep_evidence(prefix),
+            # Also what was set aside: somebody may give it up.
+            _objects("Delete", prefix, ["s3:DeleteObject"], [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
         ]
     uploads = ["s3:AbortMultipartUpload"]
     return [

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from shared.domain.batches import (
+    FINAL_STATES,
     GATE_STATES,
     HELD_STATES,
     STAGE_STATES,
@@ -30,6 +31,7 @@ from shared.domain.files import (
     TRANSIENT_AREAS,
     Area,
     DataFile,
+    FileFormat,
     FileStatus,
     Location,
     raw_key,
@@ -37,7 +39,7 @@ from shared.domain.files import (
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import PlannedWindow
+from shared.domain.windows import PlannedWindow, rejects_slot, rejects_slot_number
 from shared.errors import LostLease, Refused
 from shared.messages import clean_message, gate_message, set_aside_message, task_message
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
@@ -77,6 +79,55 @@ class StageResult:
 
 def plan(tx: LedgerTransaction, contract: ContractVersion, *, planned: PlannedWindow, bucket: str) -> bool:
     """Add the batch of a window and post its first message; False if it is planned already."""
+    return _plan(tx, contract, planned=planned, bucket=bucket, actor="planner") is not None
+
+
+def plan_again(
+    tx: LedgerTransaction, batch: Batch, *, contract: ContractVersion, detail: str
+) -> Batch | None:
+    """
+    Plan a batch that reads a published window again, for the rows that were rejected; None if one is planned.
+
+    A published batch is final, so this is another one: of the same window, with a slot of its own. It brings the
+    rows that arrived once more, so it is for tables that merge by key.
+    """
+    readings = readings_after(tx, batch)
+    if readings and readings[-1].state not in FINAL_STATES:
+        return None
+    number = rejects_slot_number((readings or [batch])[-1].slot) + 1
+    return _plan(
+        tx,
+        contract,
+        planned=PlannedWindow(rejects_slot(batch.slot, number), batch.window),
+        bucket=batch.bucket,
+        actor="operator",
+        reason=Reason.REPLAYED,
+        detail=f"the rejected rows of {batch.id}" + (f": {detail}" if detail else ""),
+    )
+
+
+def readings_after(tx: LedgerTransaction, batch: Batch) -> list[Batch]:
+    """Return the batches that read the window of a batch again for its rejected rows, in their order."""
+    found: list[Batch] = []
+    number = rejects_slot_number(batch.slot)
+    while True:
+        number += 1
+        reading = tx.batch(batch_id(batch.source, batch.table, rejects_slot(batch.slot, number)))
+        if reading is None:
+            return found
+        found.append(reading)
+
+
+def _plan(
+    tx: LedgerTransaction,
+    contract: ContractVersion,
+    *,
+    planned: PlannedWindow,
+    bucket: str,
+    actor: str,
+    reason: Reason | None = None,
+    detail: str = "",
+) -> Batch | None:
     now = tx.now()
     batch = Batch(
         id=batch_id(contract.contract.source, contract.contract.table, planned.slot),
@@ -94,11 +145,11 @@ def plan(tx: LedgerTransaction, contract: ContractVersion, *, planned: PlannedWi
         wake_count=1,
     )
     if not tx.insert_batch(batch):
-        return False
-    tx.append_event(BatchEvent(batch.id, 1, None, BatchState.PLANNED, now, "planner"))
+        return None
+    tx.append_event(BatchEvent(batch.id, 1, None, BatchState.PLANNED, now, actor, reason, detail))
     for message in messages_for(batch):
         tx.post(message)
-    return True
+    return batch
 
 
 # ---- attempts ----------------------------------------------------------------------------------------------
@@ -429,7 +480,8 @@ def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
     Return the files of a batch that may go now.
 
     Copies in transient areas, once the rows are safely in `final/` or the batch is held; files in `final/` of an
-    attempt that readers do not see, once the batch is at rest; and what was set aside of a batch given up.
+    attempt that readers do not see, once the batch is at rest; and what was set aside of a batch given up, or
+    given up of a batch that is published.
     """
     files: list[DataFile] = []
     if batch.state in STATES_IN_FINAL | STATES_AT_REST:
@@ -437,9 +489,9 @@ def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
     if batch.state in STATES_AT_REST:
         in_final = tx.files(batch_id=batch.id, areas=[Area.FINAL], present_only=True)
         files += [file for file in in_final if file.attempt != batch.committed_attempt]
-    if batch.state is BatchState.DISCARDED:
-        files += tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], present_only=True)
-    return files
+    set_aside = tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], present_only=True)
+    is_given_up = batch.state is BatchState.DISCARDED
+    return files + [file for file in set_aside if is_given_up or file.reason is Reason.DISCARDED]
 
 
 def record_deleted(tx: LedgerTransaction, location: Location) -> None:
@@ -495,6 +547,29 @@ def discard(tx: LedgerTransaction, batch_id: str, *, detail: str) -> Batch | Non
         return None
     given_up = replace(batch, detail=detail)
     return _move(tx, given_up, BatchState.DISCARDED, actor="operator", reason=Reason.DISCARDED)
+
+
+def discard_rejects(tx: LedgerTransaction, batch: Batch, *, detail: str) -> list[DataFile]:
+    """
+    Give the rejected rows of a published batch up: have the cleaner delete the list of them. Return the files.
+
+    The batch is final and stays as it is; the ledger keeps the rows of the files, with the reason.
+    """
+    files = rejects_files(tx, batch)
+    for file in files:
+        tx.save_file(replace(file, reason=Reason.DISCARDED, detail=detail))
+    if files:
+        tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+    return files
+
+
+def rejects_files(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
+    """Return the present lists of rejected rows of the attempt that a batch stands on, unless they were given up."""
+    number = batch.attempt_number(Stage.PROCESS)
+    found = tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], attempt=number, present_only=True)
+    return [
+        file for file in found if file.format is FileFormat.REJECTS and file.reason is not Reason.DISCARDED
+    ]
 
 
 def wake(tx: LedgerTransaction, batch_id: str, *, state: BatchState) -> bool:

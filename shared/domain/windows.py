@@ -14,6 +14,9 @@ INITIAL_SLOT = "initial"
 #: given a cursor, and lose it again.
 SNAPSHOT_SLOT_PREFIX = "snapshot "
 
+#: Sets the slots of batches apart that read a published window again, for the rows that were rejected then.
+REJECTS_SLOT_INFIX = " rejects "
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -68,6 +71,28 @@ def slot_of(moment: datetime) -> str:
     '2026-11-22T20:15:00.000000Z'
     """
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def rejects_slot(slot: str, number: int) -> str:
+    """
+    Return the slot of the batch that reads a window again for its rejected rows, numbered from 1.
+
+    A batch that was planned so has its own window's slot in it: what it rejects is read by the next number.
+
+    >>> rejects_slot("initial", 1), rejects_slot("initial rejects 1", 2)
+    ('initial rejects 1', 'initial rejects 2')
+    """
+    return f"{slot.partition(REJECTS_SLOT_INFIX)[0]}{REJECTS_SLOT_INFIX}{number}"
+
+
+def rejects_slot_number(slot: str) -> int:
+    """
+    Return the number of a slot of `rejects_slot`; 0 for any other.
+
+    >>> rejects_slot_number("initial"), rejects_slot_number("initial rejects 2")
+    (0, 2)
+    """
+    return int(slot.partition(REJECTS_SLOT_INFIX)[2] or 0)
 
 
 def due_windows(watermark: datetime | None, *, horizon: datetime, schedule: Schedule) -> list[PlannedWindow]:

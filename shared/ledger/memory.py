@@ -31,8 +31,9 @@ from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
+from shared.domain.reasons import Reason
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import SNAPSHOT_SLOT_PREFIX
+from shared.domain.windows import REJECTS_SLOT_INFIX, SNAPSHOT_SLOT_PREFIX
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
@@ -421,7 +422,10 @@ class _MemoryTransaction:
                 and batch.state in STATES_AT_REST
                 and file.attempt != batch.committed_attempt
             )
-            or (file.area is Area.QUARANTINE and batch.state is BatchState.DISCARDED)
+            or (
+                file.area is Area.QUARANTINE
+                and (batch.state is BatchState.DISCARDED or file.reason is Reason.DISCARDED)
+            )
             for file in self._files(batch.id)
             if file.deleted_at is None
         )
@@ -448,7 +452,12 @@ class _MemoryTransaction:
     def _progress_of(self, source: str, table: str) -> TableProgress:
         batches = self.batches(source=source, table=table)
         planned_until = self._tables.watermarks[source, table]
-        open_batches = [batch for batch in batches if batch.state not in FINAL_STATES]
+        open_batches = [
+            batch
+            for batch in batches
+            # The window of a second reading is published already.
+            if batch.state not in FINAL_STATES and REJECTS_SLOT_INFIX not in batch.slot
+        ]
         windows = [batch for batch in open_batches if not batch.slot.startswith(SNAPSHOT_SLOT_PREFIX)]
         published_until: datetime | None = planned_until
         if windows:

@@ -56,7 +56,7 @@ from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Window
+from shared.domain.windows import REJECTS_SLOT_INFIX, SNAPSHOT_SLOT_PREFIX, Window
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
@@ -499,7 +499,12 @@ class _PostgresTransaction:
             select(_batch)
             .where(
                 _batch.c.id.in_(
-                    union(_IDS_WITH_COPIES, _IDS_WITH_UNCOMMITTED_FILES, _IDS_WITH_DISCARDED_FILES)
+                    union(
+                        _IDS_WITH_COPIES,
+                        _IDS_WITH_UNCOMMITTED_FILES,
+                        _IDS_WITH_DISCARDED_FILES,
+                        _IDS_WITH_FILES_GIVEN_UP,
+                    )
                 )
             )
             .order_by(_batch.c.changed_at, _batch.c.id)
@@ -780,7 +785,11 @@ def _table_progress() -> Select[Any]:
             first_start.filter(~is_snapshot).label("first_start"),
             func.bool_or(is_snapshot).label("has_snapshot"),
         )
-        .where(_batch.c.state.in_(frozenset(BatchState) - FINAL_STATES))
+        .where(
+            _batch.c.state.in_(frozenset(BatchState) - FINAL_STATES),
+            # Its window is published already.
+            ~_batch.c.slot.contains(REJECTS_SLOT_INFIX),
+        )
         .group_by(_batch.c.source, _batch.c.table_name)
         .subquery()
     )
@@ -793,6 +802,13 @@ def _table_progress() -> Select[Any]:
         )
         .scalar_subquery()
     )
+#: Batches of which somebody gave up what was set aside.
+_IDS_WITH_FILES_GIVEN_UP = select(_data_file.c.batch_id).where(
+    _data_file.c.area == Area.QUARANTINE,
+    _data_file.c.reason == Reason.DISCARDED,
+    _data_file.c.deleted_at.is_(None),
+)
+
     return (
         select(
             _watermark.c.source,

@@ -284,7 +284,7 @@ OBJECTS: Mapping[str, Mapping[str, set[Area]]] = {
     "cleaner": {
         "s3:GetObject": set(Area),
         "s3:PutObject": {Area.QUARANTINE},
-        "s3:DeleteObject": set(Area) - {Area.QUARANTINE},
+        "s3:DeleteObject": set(Area),
     },
     "sweeper": {
         "s3:DeleteObject": set(Area) - {Area.QUARANTINE},
@@ -321,7 +321,7 @@ def test_the_table_names_every_role() -> None:
     assert set(OBJECTS) == {*FUNCTIONS, *WORKER_QUEUES}
 
 
-def test_the_sweeper_alone_deletes_rejects_in_quarantine_and_nobody_evidence() -> None:
+def test_the_cleaner_alone_deletes_what_was_set_aside_and_the_sweeper_lists_of_rejects() -> None:
     rejects = rejects_key(table="orders", batch_id="b1", attempt=2)
     evidence = [quarantine_key(f"{area}/{rejects}", sha256="0cc1" * 16) for area in Area]
 
@@ -329,8 +329,8 @@ def test_the_sweeper_alone_deletes_rejects_in_quarantine_and_nobody_evidence() -
         resource = f"arn:aws:s3:::esclusa-shop/{key}"
         return {role for role in OBJECTS if is_allowed(statements_of(role), "s3:DeleteObject", resource)}
 
-    assert deleters(rejects) == {"sweeper"}
-    assert [deleters(key) for key in evidence] == [set()] * len(evidence)
+    assert deleters(rejects) == {"cleaner", "sweeper"}
+    assert [deleters(key) for key in evidence] == [{"cleaner"}] * len(evidence)
 
 
 @pytest.mark.parametrize("role", OBJECTS)
