@@ -1,0 +1,133 @@
+"""The sides of a comparison: how the rows of each are read, all into one form."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import polars as pl
+
+from reconciliation.settled import OPEN, Timeline
+from reconciliation.shape import Shape
+from services.extractor.masking import prepare_masking
+from services.extractor.readers import ReadLimits, SourceReader, open_reader
+from services.processor.conform import conform, typed_column
+from services.processor.decode import TextBlock, parse_records, position_name
+from services.publisher.rows import read_blocks
+from services.publisher.warehouse import Warehouse
+from shared.domain.contracts import TableContract
+from shared.domain.files import DataFile
+from shared.domain.windows import Window
+from shared.ports import ObjectStore, SecretStore
+
+
+class Side(StrEnum):
+    """Where rows are. Each gets them from the one before."""
+
+    #: The table as it is now, with masks applied.
+    SOURCE = "source"
+    #: What a batch read and accepted, by the ledger and the manifests.
+    CSV = "csv"
+    #: The committed Parquet files in `final/`.
+    LAKE = "lake"
+    #: The analysts' view.
+    WAREHOUSE = "warehouse"
+
+
+#: Rows dated further ahead than this are taken for none.
+_FUTURE = timedelta(days=366)
+
+#: A batch may take ten minutes of a source; a comparison reads many windows at once.
+READ_LIMITS = ReadLimits(read_timeout_seconds=3600)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """The source's side."""
+
+    contract: TableContract
+    shape: Shape
+    secrets: SecretStore
+    #: From here on; None for the beginning.
+    start: datetime | None
+
+    def read(self, timeline: Timeline | None) -> Iterator[pl.DataFrame]:
+        """
+        Return the rows from `start` on, reduced, from one snapshot, as the extractor and the processor make them.
+
+        Rows that the processor rejects are left out, but their keys are told: as rows of the window `OPEN`.
+
+        Raises:
+            Refused: if the table is not as the contract has it.
+            Unavailable: if the source does not answer.
+        """
+        masking = prepare_masking(self.contract, secrets=self.secrets)
+        with open_reader(self.contract_without_overlap, secrets=self.secrets, limits=READ_LIMITS) as reader:
+            first_line = 0
+            with reader.open_snapshot(self._window(reader)) as snapshot, closing(snapshot.read()) as chunks:
+                for chunk in chunks:
+                    body = masking.mask(chunk).chunk.body
+                    yield from self._reduced(body, first_line=first_line, timeline=timeline)
+                    first_line += chunk.record_count
+
+    @property
+    def contract_without_overlap(self) -> TableContract:
+        """The contract by which exactly the rows from `start` on are read."""
+        if self.contract.cursor is None:
+            return self.contract
+        return replace(self.contract, cursor=replace(self.contract.cursor, overlap=timedelta(0)))
+
+    def _window(self, reader: SourceReader) -> Window:
+        # A table without a cursor is read whole, whatever the window.
+        return Window(self.start, reader.clock() + _FUTURE)
+
+    def _reduced(self, body: bytes, *, first_line: int, timeline: Timeline | None) -> Iterator[pl.DataFrame]:
+        columns = self.contract.output_columns
+        place = f"source {self.contract.source!r}, table {self.contract.table!r}"
+        text = parse_records(body, column_count=len(columns), place=place)
+        block = TextBlock(text, part=0, first_line=first_line, text_size_in_bytes=len(body))
+        conformed = conform(block, contract=self.contract)
+        order = pl.int_range(first_line, first_line + conformed.accepted.height)
+        accepted = self.shape.select(conformed.accepted, contract=self.contract)
+        yield self.shape.reduce(accepted, timeline=timeline, order=order)
+        if conformed.rejected_count and self.contract.key and timeline is not None:
+            lines = conformed.broken_cells["line"].unique() - first_line
+            typed = text[lines].select(
+                typed_column(pl.col(position_name(position)), column.output_type)
+                for position, column in enumerate(columns)
+            )
+            rejected = self.shape.select(typed, contract=self.contract)
+            reduced = self.shape.reduce(rejected, timeline=timeline, order=pl.lit(first_line))
+            yield reduced.with_columns(
+                window=pl.lit(OPEN, dtype=pl.Int32), version=pl.col("version").fill_null(0)
+            )
+
+
+def lake_rows(file: DataFile, *, contract: TableContract, store: ObjectStore) -> Iterator[pl.DataFrame]:
+    """
+    Return the rows of a committed file, columns named by position.
+
+    Raises:
+        Refused: if the file is not the one that the ledger knows.
+        Unavailable: if the store does not answer.
+    """
+    for block in read_blocks(file, columns=contract.output_columns, store=store):
+        yield pl.DataFrame(
+            [series.alias(position_name(position)) for position, series in enumerate(block.get_columns())]
+        )
+
+
+def warehouse_rows(
+    shape: Shape, *, warehouse: Warehouse, window: Window | None, timeline: Timeline | None
+) -> Iterator[pl.DataFrame]:
+    """
+    Return what analysts see, reduced; of a window, if there is one.
+
+    Raises:
+        Refused: if the view has not the columns of the shape, or values that do not fit their types.
+        Unavailable: if the warehouse does not answer.
+    """
+    for block in warehouse.read_rows(shape.contract, window=window):
+        rows = shape.select(block, contract=shape.contract)
+        yield shape.reduce(rows, timeline=timeline, order=pl.lit(0))

@@ -1,0 +1,171 @@
+"""A table that travelled all the way, to be compared: a PostgreSQL source, gates, Parquet in memory, a PostgreSQL warehouse."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from support.extraction import MASK_KEY, column, make_contract, updated_at
+
+from lambdas import gate
+from reconciliation.findings import TableFinding, WindowFinding
+from reconciliation.prove import EVERYTHING, Places, Span, prove_table
+from services.extractor.extract import extract
+from services.extractor.readers import open_reader
+from services.processor.process import process
+from services.publisher.memory import MemoryCatalog
+from services.publisher.postgres import PostgresWarehouse
+from services.publisher.publish import publish
+from shared import lifecycle, stage
+from shared.domain.batches import Batch, BatchState, Stage, batch_id
+from shared.domain.contracts import Column, Cursor, Publishing, PublishMode, TableContract
+from shared.domain.files import Area
+from shared.domain.retries import RetryPolicy
+from shared.domain.windows import INITIAL_SLOT, SNAPSHOT_SLOT_PREFIX, PlannedWindow, Window, slot_of
+from shared.ledger.memory import MemoryLedger
+from shared.lifecycle import StageResult
+from shared.messages import CheckBatch
+from shared.object_store.memory import MemoryObjectStore
+from shared.planning import register_contract
+from shared.queues.memory import MemoryQueues
+from shared.secrets.memory import MemorySecrets
+from shared.stage import Assignment, StageLimits
+
+DAWN = datetime(2026, 1, 1, tzinfo=UTC)
+BUCKET = "esclusa-shop"
+
+
+def hour(number: float) -> datetime:
+    """So many hours after dawn."""
+    return DAWN + timedelta(hours=number)
+
+
+def orders(
+    *,
+    mode: PublishMode = PublishMode.MERGE,
+    columns: Sequence[Column] = (),
+    key: Sequence[str] = ("id",),
+    overlap: timedelta = timedelta(0),
+    **changes: Any,
+) -> TableContract:
+    """The contract of a table `orders`: an id, a name, a price, a cursor."""
+    cursor: Cursor | None = updated_at(overlap=overlap) if mode is not PublishMode.REPLACE else None
+    usual = [
+        column("id", "int64", nullable=False),
+        column("name"),
+        column("price", "decimal(10,2)"),
+        column("updated_at", "timestamptz"),
+    ]
+    contract = make_contract(columns or usual, relation=("public", "orders"), cursor=cursor)
+    return replace(contract, key=tuple(key), publishing=Publishing(mode), **changes)
+
+
+CREATE_ORDERS = """
+CREATE TABLE public.orders (id bigint, name text, price numeric(10,2), updated_at timestamptz, gone timestamptz)
+"""
+
+
+@dataclass
+class Travelled:
+    """A table, and everybody who moves its rows. Source and warehouse share one database."""
+
+    dsn: str
+    contract: TableContract = field(default_factory=orders)
+    ledger: MemoryLedger = field(default_factory=lambda: MemoryLedger(lambda: datetime.now(UTC)))
+    store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+
+    def __post_init__(self) -> None:
+        self.secrets = MemorySecrets({"env:SHOP_DSN": self.dsn, "env:MASK_KEY": MASK_KEY})
+        self.warehouse = PostgresWarehouse(self.dsn, store=self.store)
+        self._queues = MemoryQueues()
+        self._catalog = MemoryCatalog()
+        self.execute(CREATE_ORDERS)
+
+    # ---- the source and the warehouse ----------------------------------------------------------------------
+
+    def execute(self, statement: str, *values: object) -> int:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            return connection.execute(statement, values).rowcount  # type: ignore[call-overload, no-any-return]
+
+    def insert(self, *rows: Sequence[object]) -> None:
+        """Add rows of id, name, price, updated_at to the source."""
+        for row in rows:
+            marks = sql.SQL(", ").join(sql.Placeholder() * len(row))
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                connection.execute(sql.SQL("INSERT INTO public.orders VALUES ({})").format(marks), row)
+
+    # ---- moving --------------------------------------------------------------------------------------------
+
+    def move(self, start: datetime | None, end: datetime, *, until: Stage = Stage.PUBLISH) -> Batch:
+        """Lead the batch of a window to the warehouse, or to the end of a stage before."""
+        if self.contract.cursor is None:
+            slot = SNAPSHOT_SLOT_PREFIX + slot_of(end)
+        else:
+            slot = INITIAL_SLOT if start is None else slot_of(start)
+        planned = PlannedWindow(slot, Window(start, end))
+        with self.ledger.transaction() as tx:
+            version = register_contract(tx, self.contract)
+            lifecycle.plan(tx, version, planned=planned, bucket=BUCKET)
+        id_ = batch_id(self.contract.source, self.contract.table, slot)
+        works = {Stage.EXTRACT: self._extract, Stage.PROCESS: self._process, Stage.PUBLISH: self._publish}
+        gates = {
+            Stage.EXTRACT: (Area.TMP, Area.INPUT, Area.PROCESSING),
+            Stage.PROCESS: (Area.FINAL,),
+            Stage.PUBLISH: (),
+        }
+        for done, work in works.items():
+            self._run(done, id_, work)
+            for area in gates[done]:
+                gate.check(
+                    area, CheckBatch(id_, area), ledger=self.ledger, store=self.store, sender=self._queues
+                )
+            if done is until:
+                break
+        batch = self.batch(id_)
+        assert until is not Stage.PUBLISH or batch.state is BatchState.PUBLISHED, (batch.state, batch.detail)
+        return batch
+
+    def batch(self, id_: str) -> Batch:
+        with self.ledger.transaction() as tx:
+            batch = tx.batch(id_)
+        assert batch is not None
+        return batch
+
+    def _run(self, done: Stage, id_: str, work: Any) -> None:
+        stage.run(
+            done,
+            id_,
+            work,
+            ledger=self.ledger,
+            sender=self._queues,
+            worker="w",
+            limits=StageLimits(timedelta(minutes=5), RetryPolicy(3, timedelta(0), timedelta(0))),
+            keep_alive=lambda _: nullcontext(),
+        )
+
+    def _extract(self, assignment: Assignment) -> StageResult:
+        with open_reader(assignment.contract, secrets=self.secrets) as reader:
+            return extract(assignment, reader=reader, store=self.store, secrets=self.secrets)
+
+    def _process(self, assignment: Assignment) -> StageResult:
+        return process(assignment, store=self.store)
+
+    def _publish(self, assignment: Assignment) -> StageResult:
+        return publish(assignment, warehouse=self.warehouse, catalog=self._catalog)
+
+    # ---- comparing -----------------------------------------------------------------------------------------
+
+    @property
+    def places(self) -> Places:
+        return Places(self.ledger, self.store, self.secrets, self.warehouse)
+
+    def prove(self, span: Span = EVERYTHING) -> TableFinding:
+        return prove_table(self.contract.source, self.contract.table, places=self.places, span=span)
+
+    def first_difference(self) -> WindowFinding:
+        found = self.prove().first_difference
+        assert found is not None
+        return found
