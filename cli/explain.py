@@ -22,11 +22,12 @@ _NEXT = {
     BatchState.COMMITTED: "A publisher claims it and brings its rows to the analysts.",
     BatchState.PUBLISHED: "Nothing: analysts see its rows.",
     BatchState.SUPERSEDED: "Nothing: a newer snapshot of the table holds everything.",
-    BatchState.QUARANTINED: "Nothing, until somebody cures the cause and replays it.",
-    BatchState.FAILED: "Nothing, until somebody cures the cause and replays it.",
+    BatchState.DISCARDED: "Nothing: somebody gave it up, and its rows will not come.",
+    BatchState.QUARANTINED: "Nothing, until somebody cures the cause and replays it, or gives it up.",
+    BatchState.FAILED: "Nothing, until somebody cures the cause and replays it, or gives it up.",
 }
 
-#: What a person does about each reason before `esclusa replay`.
+#: What a person does about each reason before `esclusa quarantine replay`.
 CURES = {
     Reason.FOREIGN_OBJECT: (
         "Find out who writes to the bucket beside Esclusa. The object was set aside in quarantine/; "
@@ -56,7 +57,7 @@ CURES = {
     Reason.NULL_KEY: "Give the row a key at the source, or choose key columns that are never NULL; then replay.",
     Reason.NULL_NOT_ALLOWED: "Allow NULL for the column in the source file, or mend the row; then replay.",
     Reason.TOO_MANY_REJECTS: (
-        "Read the rejects file in quarantine/: it names line, column and code of each row. Correct types or the "
+        "`esclusa quarantine show BATCH --rejects` names line, column and code of each row. Correct types or the "
         "source, or raise the table's `quarantine` limits; then replay."
     ),
     Reason.EMPTY_REPLACE: "If the source is rightly empty, set `allow_empty` for the table, else fill it again; then replay.",
@@ -95,4 +96,4 @@ def cure(batch: Batch) -> str | None:
     if batch.state not in HELD_STATES:
         return None
     advice = CURES[batch.reason] if batch.reason else "Its history says why."
-    return f"{advice} Replay: esclusa replay {batch.id}"
+    return f"{advice} Replay: esclusa quarantine replay {batch.id}"

@@ -13,6 +13,7 @@ from cli.output import (
     NotFound,
     heading,
     number,
+    print_facts,
     print_json,
     print_section,
     print_table,
@@ -185,7 +186,7 @@ def files(
         raise NotFound(_unknown_source(str(source)))
     is_cut, found = len(found) > limit, found[:limit]
     if as_json:
-        print_json({"is_cut": is_cut, "files": [_file_document(file) for file in found]})
+        print_json({"is_cut": is_cut, "files": [file_document(file) for file in found]})
         return
     _print_files(found)
     if is_cut:
@@ -217,7 +218,8 @@ def _print_files(found: Sequence[DataFile]) -> None:
     )
 
 
-def _file_document(file: DataFile) -> dict[str, object]:
+def file_document(file: DataFile) -> dict[str, object]:
+    """Return a file as `--json` prints it."""
     document = asdict(file)
     location = document.pop("location")
     return {"bucket": location["bucket"], "key": location["key"], **document}
@@ -260,7 +262,7 @@ def why(
             batch = tx.batch(file.batch_id) if file.batch_id else None
         story = _tell(tx, batch) if batch else None
     if as_json:
-        print_json({**_story_document(story), "file": _file_document(file) if file else None})
+        print_json({**_story_document(story), "file": file_document(file) if file else None})
         return
     if file is not None:
         _print_file(file)
@@ -314,7 +316,7 @@ def _story_document(story: Story | None) -> dict[str, object]:
             "next": None,
             "cure": None,
         }
-    return {**asdict(story), "files": [_file_document(file) for file in story.files]}
+    return {**asdict(story), "files": [file_document(file) for file in story.files]}
 
 
 def _print_file(file: DataFile) -> None:
@@ -337,7 +339,7 @@ def _print_file(file: DataFile) -> None:
         facts["set aside as"] = aside if file.deleted_at else f"{aside}, as soon as the cleaner comes by"
     if file.status is FileStatus.INCORRECT and file.reason is not None:
         facts["cure"] = CURES[file.reason]
-    _print_facts(facts)
+    print_facts(facts)
 
 
 def _print_story(story: Story) -> None:
@@ -355,7 +357,7 @@ def _print_story(story: Story) -> None:
         "next": story.next,
         "cure": story.cure,
     }
-    _print_facts(facts)
+    print_facts(facts)
     print_section("history")
     print_table(
         [whole("at"), heading("from"), heading("to"), heading("by"), heading("reason"), heading("detail")],
@@ -392,12 +394,6 @@ def _print_story(story: Story) -> None:
         [(m.attempt, m.column, m.mask, m.key_id, m.masked_value_count) for m in story.masks],
         none="no evidence: no attempt of extract succeeded yet, or every column is kept",
     )
-
-
-def _print_facts(facts: Mapping[str, object]) -> None:
-    for name, value in facts.items():
-        if value not in {None, ""}:
-            typer.echo(f"{name + ':':<14} {text_of(value)}")
 
 
 # ---- query -------------------------------------------------------------------------------------------------

@@ -108,6 +108,20 @@ def remark(text: str) -> None:
     typer.echo(visible(text), err=True)
 
 
+def require_typed(expected: str, *, called: str) -> None:
+    """
+    Go on only if somebody types what they are asked to.
+
+    Raises:
+        NotDone: if something else is typed, or nobody is there to type.
+    """
+    # Not typer.prompt: it writes to standard output, which belongs to the data.
+    typer.echo(f"Type {called} to go on: ", nl=False, err=True)
+    typed = sys.stdin.readline().strip()
+    if typed != expected:
+        raise NotDone(f"expected {expected!r}, found {typed!r}: nothing was changed")
+
+
 # ---- JSON ----------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +237,13 @@ def _table(headings: Sequence[Heading], cells: Sequence[Sequence[str]]) -> Table
     return table
 
 
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Write facts to standard output, one line each, without those that are absent."""
+    for name, value in facts.items():
+        if value not in {None, ""}:
+            typer.echo(f"{name + ':':<14} {text_of(value)}")
+
+
 def print_section(title: str) -> None:
     """Write the title of what follows."""
     typer.echo()
@@ -244,6 +265,21 @@ def text_of(value: object) -> str:
             return bytes(value).hex()
         case _:
             return visible(str(value))
+
+
+def duration_text(seconds: int) -> str:
+    """
+    Return a duration in its two largest units.
+
+    >>> duration_text(59), duration_text(3_725), duration_text(200_000)
+    ('59s', '1h02m', '2d07h')
+    """
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days:
+        return f"{days}d{hours % 24:02}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
 def _moment(moment: datetime) -> str:

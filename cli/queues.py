@@ -1,7 +1,6 @@
 """The commands that look into queues and put them in order: queues, peek, redrive, purge."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import typer
 from cli.context import JsonOption, connections_of
 from cli.explain import next_step
 from cli.output import (
-    NotDone,
+    duration_text,
     exit_code_of,
     heading,
     number,
@@ -23,6 +22,7 @@ from cli.output import (
     print_section,
     print_table,
     remark,
+    require_typed,
     tell_error,
     text_of,
     visible,
@@ -235,21 +235,6 @@ def _age_text(depth: QueueDepth | None, age: Age | None) -> str:
     if age is not None:
         return f"{duration_text(age.seconds)} ({age.basis})"
     return "unknown" if depth and _total(depth) else ""
-
-
-def duration_text(seconds: int) -> str:
-    """
-    Return a duration in its two largest units.
-
-    >>> duration_text(59), duration_text(3_725), duration_text(200_000)
-    ('59s', '1h02m', '2d07h')
-    """
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
-    if days:
-        return f"{days}d{hours % 24:02}h"
-    if hours:
-        return f"{hours}h{minutes % 60:02}m"
-    return f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
 # ---- peek --------------------------------------------------------------------------------------------------
@@ -719,8 +704,4 @@ def _purge_by_reason(
 
 def _ask(sentence: str, *, queue: QueueName) -> None:
     remark(sentence)
-    # Not typer.prompt: it writes to standard output, which belongs to the data.
-    typer.echo("Type the name of the queue to go on: ", nl=False, err=True)
-    typed = sys.stdin.readline().strip()
-    if typed != queue:
-        raise NotDone(f"expected {str(queue)!r}, found {typed!r}: nothing was deleted")
+    require_typed(queue, called="the name of the queue")

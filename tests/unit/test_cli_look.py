@@ -278,7 +278,7 @@ def test_why_tells_what_cures_a_batch_that_is_held() -> None:
     document = shell.run("why", batch, "--json").document
 
     assert document["batch"]["reason"] == "column_missing"
-    assert document["cure"].endswith(f"esclusa replay {batch}")
+    assert document["cure"].endswith(f"esclusa quarantine replay {batch}")
     assert CURES[Reason.COLUMN_MISSING] in shell.run("why", batch).output
 
 
@@ -345,7 +345,7 @@ def test_every_reason_has_a_cure_and_every_state_a_next_step() -> None:
         assert next_step(replace(batch, state=state), [], now=NOON)
     for reason in Reason:
         held = replace(batch, state=BatchState.QUARANTINED, reason=reason)
-        assert (cure(held) or "").endswith(f"esclusa replay {batch.id}")
+        assert (cure(held) or "").endswith(f"esclusa quarantine replay {batch.id}")
     for state in STATES_AT_REST - HELD_STATES:
         assert cure(replace(batch, state=state)) is None
 

@@ -571,7 +571,7 @@ def test_a_purge_asks_for_the_name_of_the_queue(shell: Shell) -> None:
 
     assert (refused.exit_code, left) == (ExitCode.PROBLEM, 3)
     assert "3 messages of extract" in refused.errors
-    assert "nothing was deleted" in refused.errors
+    assert "nothing was changed" in refused.errors
     assert done.exit_code == ExitCode.OK
     assert shell.queues.depth(QueueName.EXTRACT).visible == 0
     assert "the sweeper" in done.errors
