@@ -141,6 +141,10 @@ class LedgerTransaction(Protocol):
         """Return planned batches that wait for a place at their source, by the time they were planned."""
         ...
 
+    def sources_with_deferred_batches(self) -> list[str]:
+        """Return the sources of planned batches that wait for a place, by name."""
+        ...
+
     def save_batch(self, batch: Batch) -> Batch:
         """
         Write a changed batch and return it with its new revision.
@@ -215,6 +219,7 @@ class LedgerTransaction(Protocol):
         present_only: bool = False,
         bucket: str | None = None,
         table: str | None = None,
+        recorded_before: datetime | None = None,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
@@ -275,8 +280,23 @@ class LedgerTransaction(Protocol):
         """Add what a comparison found."""
         ...
 
-    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
-        """Return the newest proof of each window, by source, table and start of the window."""
+    def latest_proofs(
+        self, source: str | None = None, table: str | None = None, *, differing_only: bool = False
+    ) -> list[Proof]:
+        """
+        Return the newest proof of each window, by source, table and start of the window.
+
+        `differing_only` leaves out the windows whose newest proof found them equal.
+        """
+        ...
+
+    # Scheduled parts.
+    def record_run(self, name: str) -> None:
+        """Record that a scheduled part of the fleet, such as the watcher, did its work now."""
+        ...
+
+    def last_run(self, name: str) -> datetime | None:
+        """Return when a scheduled part last did its work; None if it never did."""
         ...
 
     # Evidence.
@@ -303,6 +323,10 @@ class LedgerTransaction(Protocol):
 
     def pending_message_count(self) -> int:
         """Return how many messages are unsent."""
+        ...
+
+    def oldest_pending_at(self) -> datetime | None:
+        """Return when the oldest unsent message was posted; None if every message left."""
         ...
 
 
@@ -473,8 +497,12 @@ class ObjectStore(Protocol):
         """Delete an object by exact key. Deleting what is not there is no error."""
         ...
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-        """Return objects by key, without their metadata. For the sweeper; nothing else decides by listing."""
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """
+        Return objects by key, in the order of its bytes, without their metadata; `after`: only later keys.
+
+        For the sweeper; nothing else decides by listing.
+        """
         ...
 
     def open_uploads(self, bucket: str) -> Iterator[OpenUpload]:

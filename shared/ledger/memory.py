@@ -108,7 +108,9 @@ class _Tables:
         self.files: dict[Location, DataFile] = {}
         self.files_of_batch: dict[str, dict[Location, None]] = {}
         self.evidence: dict[str, dict[tuple[int, str], MaskEvidence]] = {}
-        self.outbox: dict[int, OutboxMessage] = {}
+        #: Each message with the moment it was posted.
+        self.outbox: dict[int, tuple[OutboxMessage, datetime]] = {}
+        self.runs: dict[str, datetime] = {}
         self.guards: dict[str, SourceGuard] = {}
         self.expectations: dict[tuple[str, str], Expectation] = {}
         self.alarms: dict[tuple[AlarmKind, str, datetime], Alarm] = {}
@@ -227,6 +229,10 @@ class _MemoryTransaction:
     def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
         found = self.batches(source=source, states=[BatchState.PLANNED])
         return [batch for batch in found if batch.woken_at is None][:limit]
+
+    def sources_with_deferred_batches(self) -> list[str]:
+        planned = self.batches(states=[BatchState.PLANNED])
+        return sorted({batch.source for batch in planned if batch.woken_at is None})
 
     def save_batch(self, batch: Batch) -> Batch:
         stored = self._tables.batches.get(batch.id)
@@ -367,6 +373,7 @@ class _MemoryTransaction:
         present_only: bool = False,
         bucket: str | None = None,
         table: str | None = None,
+        recorded_before: datetime | None = None,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
@@ -378,6 +385,7 @@ class _MemoryTransaction:
             and not (present_only and file.deleted_at is not None)
             and (bucket is None or file.location.bucket == bucket)
             and (table is None or self._table_of(file) == table)
+            and (recorded_before is None or (file.recorded_at or _LONG_AGO) < recorded_before)
         ]
         found.sort(key=lambda file: (file.location.key, file.location.bucket))
         if newest_first:
@@ -501,13 +509,24 @@ class _MemoryTransaction:
         self._tables.proofs.append(stored)
         self._undo.append(self._tables.proofs.pop)
 
-    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
+    def latest_proofs(
+        self, source: str | None = None, table: str | None = None, *, differing_only: bool = False
+    ) -> list[Proof]:
         latest: dict[tuple[str, str, datetime, datetime], Proof] = {}
         for proof in sorted(self._tables.proofs, key=lambda proof: proof.proved_at):
             if source in {None, proof.source} and table in {None, proof.table}:
                 start = proof.window.start or _LONG_AGO
                 latest[proof.source, proof.table, start, proof.window.end] = proof
-        return [proof for _, proof in sorted(latest.items())]
+        found = [latest[window] for window in sorted(latest)]
+        return [proof for proof in found if not (differing_only and proof.is_equal)]
+
+    # Scheduled parts.
+
+    def record_run(self, name: str) -> None:
+        self._put(self._tables.runs, name, self._clock())
+
+    def last_run(self, name: str) -> datetime | None:
+        return self._tables.runs.get(name)
 
     # Evidence.
 
@@ -523,12 +542,14 @@ class _MemoryTransaction:
     # Outbox.
 
     def post(self, message: OutboxMessage) -> None:
-        self._put(self._tables.outbox, next(self._tables.message_ids), message)
+        self._put(self._tables.outbox, next(self._tables.message_ids), (message, self._clock()))
 
     def pending_messages(self, *, limit: int, without: Collection[QueueName] = ()) -> list[PendingMessage]:
         # Sorted, for a rollback puts back at the end what it gives back.
-        rows = [row for row in sorted(self._tables.outbox.items()) if row[1].queue not in without]
-        return [PendingMessage(*row) for row in rows[:limit]]
+        ids = [
+            key for key, (message, _) in sorted(self._tables.outbox.items()) if message.queue not in without
+        ]
+        return [PendingMessage(key, self._tables.outbox[key][0]) for key in ids[:limit]]
 
     def mark_sent(self, message_ids: Collection[int]) -> None:
         for message_id in message_ids:
@@ -536,6 +557,9 @@ class _MemoryTransaction:
 
     def pending_message_count(self) -> int:
         return len(self._tables.outbox)
+
+    def oldest_pending_at(self) -> datetime | None:
+        return min((posted_at for _, posted_at in self._tables.outbox.values()), default=None)
 
     # Changes that can be undone.
 

@@ -279,6 +279,15 @@ class _PostgresTransaction:
         )
         return [_batch_of(row) for row in rows]
 
+    def sources_with_deferred_batches(self) -> list[str]:
+        rows = self._execute(
+            select(_batch.c.source)
+            .distinct()
+            .where(_batch.c.state == BatchState.PLANNED, _batch.c.woken_at.is_(None))
+            .order_by(_batch.c.source)
+        )
+        return [row.source for row in rows]
+
     def save_batch(self, batch: Batch) -> Batch:
         is_an_edge = exists().where(
             _allowed_edge.c.from_state == _batch.c.state, _allowed_edge.c.to_state == batch.state
@@ -462,6 +471,7 @@ class _PostgresTransaction:
         present_only: bool = False,
         bucket: str | None = None,
         table: str | None = None,
+        recorded_before: datetime | None = None,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
@@ -482,6 +492,8 @@ class _PostgresTransaction:
             query = query.where(_data_file.c.attempt == attempt)
         if present_only:
             query = query.where(_data_file.c.deleted_at.is_(None))
+        if recorded_before is not None:
+            query = query.where(_data_file.c.recorded_at < recorded_before)
         return [_file_of(row) for row in self._execute(query)]
 
     def save_file(self, file: DataFile) -> None:
@@ -614,23 +626,42 @@ class _PostgresTransaction:
             )
         )
 
-    def latest_proofs(self, source: str | None = None, table: str | None = None) -> list[Proof]:
-        window = (
-            _proof.c.source,
-            _proof.c.table_name,
-            _proof.c.window_start.nulls_first(),
-            _proof.c.window_end,
-        )
+    def latest_proofs(
+        self, source: str | None = None, table: str | None = None, *, differing_only: bool = False
+    ) -> list[Proof]:
         query = (
             select(_proof)
-            .distinct(_proof.c.source, _proof.c.table_name, _proof.c.window_start, _proof.c.window_end)
-            .order_by(*window, _proof.c.proved_at.desc(), _proof.c.id.desc())
+            .where(~_HAS_NEWER_PROOF)
+            .order_by(
+                _proof.c.source,
+                _proof.c.table_name,
+                _proof.c.window_start.nulls_first(),
+                _proof.c.window_end,
+            )
         )
         if source is not None:
             query = query.where(_proof.c.source == source)
         if table is not None:
             query = query.where(_proof.c.table_name == table)
+        if differing_only:
+            query = query.where(_proof.c.is_equal.is_(False))
         return [_proof_of(row) for row in self._execute(query)]
+
+    # Scheduled parts.
+
+    def record_run(self, name: str) -> None:
+        now = func.clock_timestamp()
+        self._execute(
+            insert(_last_run)
+            .values(name=name, ran_at=now)
+            .on_conflict_do_update(index_elements=[_last_run.c.name], set_={"ran_at": now})
+        )
+
+    def last_run(self, name: str) -> datetime | None:
+        ran_at: datetime | None = self._execute(
+            select(_last_run.c.ran_at).where(_last_run.c.name == name)
+        ).scalar_one_or_none()
+        return ran_at
 
     # Evidence.
 
@@ -686,6 +717,12 @@ class _PostgresTransaction:
         number: int = self._execute(select(func.count()).select_from(_outbox)).scalar_one()
         return number
 
+    def oldest_pending_at(self) -> datetime | None:
+        # By id, which has an index: the order of posting, but for transactions that overlap.
+        query = select(_outbox.c.posted_at).order_by(_outbox.c.id).limit(1)
+        posted_at: datetime | None = self._execute(query).scalar_one_or_none()
+        return posted_at
+
     # Statements.
 
     def _insert(self, table: Table, **values: Any) -> bool:
@@ -729,6 +766,7 @@ _source_guard = tables.source_guard
 _expectation = tables.expectation
 _alarm = tables.alarm
 _proof = tables.proof
+_last_run = tables.last_run
 
 _CONTRACTS = select(
     _contract.c.version, _contract.c.sha256, cast(_contract.c.document, Text).label("document")
@@ -757,6 +795,13 @@ _IDS_WITH_UNCOMMITTED_FILES = (
     )
 )
 
+
+#: Batches of which somebody gave up what was set aside.
+_IDS_WITH_FILES_GIVEN_UP = select(_data_file.c.batch_id).where(
+    _data_file.c.area == Area.QUARANTINE,
+    _data_file.c.reason == Reason.DISCARDED,
+    _data_file.c.deleted_at.is_(None),
+)
 
 #: Batches that were given up, with objects that were set aside.
 _IDS_WITH_DISCARDED_FILES = (
@@ -802,13 +847,6 @@ def _table_progress() -> Select[Any]:
         )
         .scalar_subquery()
     )
-#: Batches of which somebody gave up what was set aside.
-_IDS_WITH_FILES_GIVEN_UP = select(_data_file.c.batch_id).where(
-    _data_file.c.area == Area.QUARANTINE,
-    _data_file.c.reason == Reason.DISCARDED,
-    _data_file.c.deleted_at.is_(None),
-)
-
     return (
         select(
             _watermark.c.source,
@@ -835,6 +873,17 @@ _IDS_WITH_FILES_GIVEN_UP = select(_data_file.c.batch_id).where(
 
 
 _TABLE_PROGRESS = _table_progress()
+
+_newer_proof = _proof.alias("newer_proof")
+
+_HAS_NEWER_PROOF = exists().where(
+    _newer_proof.c.source == _proof.c.source,
+    _newer_proof.c.table_name == _proof.c.table_name,
+    _newer_proof.c.window_start.is_not_distinct_from(_proof.c.window_start),
+    _newer_proof.c.window_end == _proof.c.window_end,
+    sqlalchemy.tuple_(_newer_proof.c.proved_at, _newer_proof.c.id)
+    > sqlalchemy.tuple_(_proof.c.proved_at, _proof.c.id),
+)
 
 
 def _is_attempt(batch_id: str, stage: Stage, number: int) -> ColumnElement[bool]:

@@ -472,6 +472,16 @@ proof = Table(
     Index("proof_by_window", "source", "table_name", "window_start", "window_end", "proved_at"),
     comment="What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.",
 )
+Index("proof_differing", proof.c.source, proof.c.table_name, postgresql_where=proof.c.is_equal.is_(False))
+
+last_run = Table(
+    "last_run",
+    metadata,
+    _name("name", comment="Of a scheduled part of the fleet, such as the watcher."),
+    _moment("ran_at"),
+    PrimaryKeyConstraint("name", name="last_run_key"),
+    comment="When each scheduled part of the fleet last did its work.",
+)
 
 outbox = Table(
     "outbox",

@@ -411,10 +411,20 @@ CREATE TABLE esclusa.proof (
 );
 CREATE INDEX proof_by_window
     ON esclusa.proof (source, table_name, window_start, window_end, proved_at);
+CREATE INDEX proof_differing ON esclusa.proof (source, table_name) WHERE is_equal IS false;
 COMMENT ON TABLE esclusa.proof
     IS 'What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.';
 COMMENT ON COLUMN esclusa.proof.detail IS 'The first difference, without values.';
 COMMENT ON COLUMN esclusa.proof.sides IS 'Counts and checksums that each side showed.';
+""",
+    """
+CREATE TABLE esclusa.last_run (
+    name text COLLATE "C" NOT NULL,
+    ran_at timestamptz NOT NULL,
+    CONSTRAINT last_run_key PRIMARY KEY (name)
+);
+COMMENT ON TABLE esclusa.last_run IS 'When each scheduled part of the fleet last did its work.';
+COMMENT ON COLUMN esclusa.last_run.name IS 'Of a scheduled part of the fleet, such as the watcher.';
 """,
     """
 CREATE TABLE esclusa.outbox (
