@@ -47,7 +47,7 @@ def main() -> int:
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.processor.tasks"],
     )
-    return run_worker(app)
+    return run_worker(app, max_attempts=fleet.max_attempts)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> int:
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.publisher.tasks"],
     )
-    return run_worker(app)
+    return run_worker(app, max_attempts=fleet.max_attempts)
 
 
 if __name__ == "__main__":

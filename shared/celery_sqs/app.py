@@ -32,11 +32,13 @@ def make_worker_app(
         task_serializer="json",
         accept_content=["json"],
         # Nothing but success deletes a message: it is not deleted when its task begins, raises, runs into its
-        # time limit or loses its process. What has no setting is in SuccessOnlyRequest.
+        # time limit or loses its process. What has no setting is in SuccessOnlyRequest
+        # and SuccessOnlyConsumer.
         task_acks_late=True,
         task_acks_on_failure=False,
         task_acks_on_timeout=False,
         task_reject_on_worker_lost=True,
+        worker_consumer="shared.celery_sqs.consumer:SuccessOnlyConsumer",
         # The ledger knows how tasks end; there is no other place to ask.
         result_backend=None,
         task_ignore_result=True,

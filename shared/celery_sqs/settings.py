@@ -4,9 +4,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
+import structlog
 from pydantic import Field, PositiveInt, model_validator
 
 from shared.settings import MAX_VISIBILITY_SECONDS, BackoffSettings
+
+log = structlog.get_logger()
 
 
 class WorkerSettings(BackoffSettings):
@@ -58,6 +61,15 @@ class WorkerSettings(BackoffSettings):
     def heartbeat_interval_seconds(self) -> float:
         """Visibility is renewed this often: two renewals may fail before a message is delivered again."""
         return self.visibility_timeout_seconds / 3
+
+    def touch_alive_file(self) -> None:
+        """Show the liveness probe that this process turns."""
+        if self.alive_file is None:
+            return
+        try:
+            self.alive_file.touch()
+        except OSError as error:  # a full disk is no reason to stop; the probe will say so if it lasts
+            log.warning("alive_file_not_touched", path=str(self.alive_file), error=str(error))
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -101,13 +101,11 @@ class SqsChannel(virtual.Channel):
             return
         try:
             task = parse_task_message(message.body)
+            self.connection._deliver(self._envelope(task, message), self._queue.queue.name)  # noqa: SLF001
         except MalformedMessage as error:
             # No backoff: what cannot be read today cannot be read in an hour. It is sooner among the dead
             # letters this way, where people look.
             self._leave(message, event="message_refused", error=error, receive_count=1)
-            return
-        try:
-            self.connection._deliver(self._envelope(task, message), self._queue.queue.name)  # noqa: SLF001
         except Exception as error:  # noqa: BLE001  # one message must not stop the others
             self._held.forget(message.receipt_handle)
             self._leave(
@@ -143,13 +141,9 @@ class SqsChannel(virtual.Channel):
         }
 
     def _touch_alive_file(self) -> None:
-        path = self._settings.alive_file
-        if path is not None and time.monotonic() - self._touched_at > _ALIVE_INTERVAL_SECONDS:
+        if time.monotonic() - self._touched_at > _ALIVE_INTERVAL_SECONDS:
             self._touched_at = time.monotonic()
-            try:
-                path.touch()
-            except OSError as error:  # a full disk is no reason to stop; the probe will say so if it lasts
-                log.warning("alive_file_not_touched", path=str(path), error=str(error))
+            self._settings.touch_alive_file()
 
     # ---- what does not exist here ----------------------------------------------------------------------------
 

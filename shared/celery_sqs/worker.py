@@ -15,6 +15,7 @@ from celery.apps.worker import Worker, install_worker_term_handler
 from celery.signals import worker_shutting_down
 
 from shared.celery_sqs.queue import SqsQueue
+from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import Unavailable
 
 log = structlog.get_logger()
@@ -22,9 +23,11 @@ log = structlog.get_logger()
 _START_RETRY_SECONDS = 5.0
 
 
-def run_worker(app: Celery) -> int:
+def run_worker(app: Celery, *, max_attempts: int) -> int:
     """
     Serve the app's queue until SIGTERM; return the exit code of the process.
+
+    `max_attempts`: how often the ledger lets a batch be tried. A queue that gives up sooner is warned of.
 
     On SIGTERM nothing more is received, running tasks get `soft_shutdown_seconds` to end, the rest is killed,
     and every message still in hand is given back at once.
@@ -34,12 +37,18 @@ def run_worker(app: Celery) -> int:
     """
     options = app.conf.broker_transport_options
     queue = SqsQueue(options["queue"], options["settings"])
-    log.info(
-        "worker_starting",
-        worker=app.main,
-        queue=queue.queue.name,
-        max_receive_count=_wait_for_max_receive_count(queue),
-    )
+    max_receive_count = _wait_for_max_receive_count(queue, settings=options["settings"])
+    log.info("worker_starting", worker=app.main, queue=queue.queue.name, max_receive_count=max_receive_count)
+    if max_receive_count <= max_attempts:
+        # Nothing is lost: the sweeper sends batches whose message died a new one. But people are called to dead
+        # letters of batches that are well, and attempts wait for the sweeper. One more than the attempts, for a
+        # delivery that was given back by a worker that stopped.
+        log.warning(
+            "max_receive_count_too_low",
+            queue=queue.queue.name,
+            max_receive_count=max_receive_count,
+            expected=f"more than {max_attempts} (ESCLUSA_MAX_ATTEMPTS)",
+        )
     stop = _SoftStop(soft_shutdown_seconds=options["settings"].soft_shutdown_seconds)
     worker_shutting_down.connect(stop.begin)
     worker = _QuietWorker(
@@ -58,9 +67,10 @@ def run_worker(app: Celery) -> int:
     return worker.exitcode or 0
 
 
-def _wait_for_max_receive_count(queue: SqsQueue) -> int:
+def _wait_for_max_receive_count(queue: SqsQueue, *, settings: WorkerSettings) -> int:
     # SQS may be away when a worker starts, as it may be later.
     while True:
+        settings.touch_alive_file()
         try:
             return queue.max_receive_count()
         except Unavailable as error:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def client(ministack: str) -> "SQSClient":
 
 @pytest.fixture
 def make_queue(client: "SQSClient", request: pytest.FixtureRequest) -> Callable[..., TestQueue]:
-    name = re.sub(r"\W", "-", request.node.name)[:40] + f"-{os.getpid()}"
+    name = re.sub(r"\W", "-", request.node.name)[:40] + f"-{secrets.token_hex(4)}"
     return lambda **options: TestQueue.create(client, name, **options)
 
 
@@ -304,6 +305,25 @@ def test_a_worker_that_starts_while_sqs_is_away_works_once_it_is_back(
         assert "queue_unavailable" in worker.log()
         assert worker.ends("ok-1") == 1
         worker.kill()
+
+
+@pytest.mark.parametrize(("max_receive_count", "is_warned"), [(3, True), (4, False)])
+def test_a_worker_warns_of_a_queue_that_gives_up_before_the_ledger(
+    make_queue: Callable[..., TestQueue],
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    max_receive_count: int,
+    is_warned: bool,
+) -> None:
+    monkeypatch.setenv("MAX_ATTEMPTS", "3")
+    queue = make_queue(max_receive_count=max_receive_count)
+
+    worker = start_worker(queue)
+    queue.send_task("ok-1")
+    wait_until(lambda: worker.ends("ok-1") == 1)
+
+    assert ("max_receive_count_too_low" in worker.log()) is is_warned
 
 
 def test_a_worker_refuses_to_serve_a_queue_without_dead_letters(

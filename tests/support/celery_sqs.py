@@ -174,6 +174,7 @@ def worker_environment(
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
         "JOURNAL": str(directory / "journal"),
         "QUEUE_URL": queue_url,
+        "MAX_ATTEMPTS": os.environ.get("MAX_ATTEMPTS", "1"),
         "ESCLUSA_ALIVE_FILE": str(directory / "alive"),
         **{f"ESCLUSA_{name.upper()}": str(value) for name, value in {**short_times, **settings}.items()},
         **aws_environment(endpoint),

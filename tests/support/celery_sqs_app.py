@@ -1,7 +1,7 @@
 """
 The wiring of a small service, as `services/extractor/app.py` holds one.
 
-Run as `python -m support.celery_sqs_app`, with QUEUE_URL and JOURNAL in the environment.
+Run as `python -m support.celery_sqs_app`, with QUEUE_URL, JOURNAL and MAX_ATTEMPTS in the environment.
 """
 
 import os
@@ -19,7 +19,7 @@ def main() -> int:
         settings=WorkerSettings(),
         task_modules=["support.celery_sqs_tasks"],
     )
-    return run_worker(app)
+    return run_worker(app, max_attempts=int(os.environ["MAX_ATTEMPTS"]))
 
 
 if __name__ == "__main__":
