@@ -12,7 +12,7 @@ from support.reconciled import Travelled, hour, orders
 
 from reconciliation import prove
 from reconciliation.findings import Difference, Measure
-from reconciliation.prove import Span
+from reconciliation.history import Span
 from reconciliation.sides import Side
 from shared.domain.batches import Stage
 from shared.domain.contracts import DeleteMode, Deletes, PublishMode, QuarantineLimits, Target
@@ -534,3 +534,28 @@ def test_what_the_batches_counted_has_to_add_up(shop):
     assert number == 0
     assert difference.sides == (Side.SOURCE, Side.CSV)
     assert "rows_read is 7" in difference.detail
+
+
+def test_a_second_reading_of_a_window_counts_as_its_newest(fresh_database):
+    limits = QuarantineLimits(max_rejected_rows=10, max_rejected_ratio=1.0)
+    contract = orders(
+        columns=[
+            column("id", "int64", nullable=False),
+            column("name", nullable=False),
+            column("updated_at", "timestamptz"),
+        ],
+        limits=limits,
+    )
+    shop = three_windows(Travelled(fresh_database, contract))
+    before = shop.prove()
+    shop.execute("UPDATE public.orders SET name = 'mended' WHERE id = 4")
+    mended = difference_of(shop)
+    shop.read_again(before.windows[2].batch)
+
+    after = shop.prove()
+
+    assert before.is_equal
+    assert mended[0] == 2
+    assert after.is_equal
+    assert [window.rejected_row_count for window in after.windows] == [0, 0, 0]
+    assert after.total(Side.WAREHOUSE).row_count == 4

@@ -12,7 +12,9 @@ from support.extraction import MASK_KEY, column, make_contract, updated_at
 
 from lambdas import gate
 from reconciliation.findings import TableFinding, WindowFinding
-from reconciliation.prove import EVERYTHING, Places, Span, prove_table
+from reconciliation.history import EVERYTHING, Span
+from reconciliation.prove import prove_table
+from reconciliation.reading import Places
 from services.extractor.extract import extract
 from services.extractor.readers import open_reader
 from services.processor.process import process
@@ -109,7 +111,17 @@ class Travelled:
         with self.ledger.transaction() as tx:
             version = register_contract(tx, self.contract)
             lifecycle.plan(tx, version, planned=planned, bucket=BUCKET)
-        id_ = batch_id(self.contract.source, self.contract.table, slot)
+        return self._lead(batch_id(self.contract.source, self.contract.table, slot), until)
+
+    def read_again(self, batch: Batch) -> Batch:
+        """Read the window of a published batch again, for the rows that were rejected."""
+        with self.ledger.transaction() as tx:
+            version = register_contract(tx, self.contract)
+            again = lifecycle.plan_again(tx, batch, contract=version, detail="mended")
+        assert again is not None
+        return self._lead(again.id, Stage.PUBLISH)
+
+    def _lead(self, id_: str, until: Stage) -> Batch:
         works = {Stage.EXTRACT: self._extract, Stage.PROCESS: self._process, Stage.PUBLISH: self._publish}
         gates = {
             Stage.EXTRACT: (Area.TMP, Area.INPUT, Area.PROCESSING),

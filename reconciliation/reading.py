@@ -1,0 +1,116 @@
+"""Reads the sides of a group of windows, one after the other, as often as asked."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from reconciliation.compare import Compared, compared_rows
+from reconciliation.findings import LakeCount
+from reconciliation.history import Group, History
+from reconciliation.sides import Side, SourceRows, lake_rows, warehouse_rows
+from services.processor.checksum import Checksum, fingerprint
+from services.processor.decode import position_name
+from services.publisher.read_back import polars_type
+from services.publisher.warehouse import Warehouse
+from shared.domain.batches import Batch
+from shared.domain.files import Area, DataFile
+from shared.errors import Refused
+from shared.ports import Ledger, ObjectStore, SecretStore
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the sides are."""
+
+    ledger: Ledger
+    store: ObjectStore
+    secrets: SecretStore
+    warehouse: Warehouse
+
+
+class Reading:
+    """Reads the sides of a group, one after the other, as often as asked."""
+
+    def __init__(
+        self, group: Group, *, history: History, places: Places, on_rows: Callable[[int], None]
+    ) -> None:
+        self.group = group
+        #: The side that is being read.
+        self.side = Side.LAKE
+        #: What was read of the files of each batch.
+        self.lake_counts: dict[str, LakeCount] = {}
+        self.history = history
+        self.places = places
+        self._timeline = group.timeline
+        self._on_rows = on_rows
+
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that there are, in the order of reading."""
+        return (
+            [Side.WAREHOUSE, Side.LAKE, Side.SOURCE]
+            if self.group.has_native_target
+            else [Side.LAKE, Side.SOURCE]
+        )
+
+    def compared(self, rows: dict[Side, pl.DataFrame]) -> Compared:
+        """Return the rows that count."""
+        return compared_rows(
+            rows[Side.SOURCE],
+            rows[Side.LAKE],
+            rows.get(Side.WAREHOUSE),
+            mode=self.group.contract.publishing.mode,
+            has_key=bool(self.group.contract.key),
+        )
+
+    def rows_of(self, side: Side) -> Iterator[pl.DataFrame]:
+        """Read a side."""
+        self.side = side
+        for rows in self._blocks_of(side):
+            self._on_rows(rows.height)
+            yield rows
+
+    def no_rows(self) -> pl.DataFrame:
+        """Return no row, in the form of those that are read."""
+        columns = {
+            position_name(number): column.output_type
+            for number, column in enumerate(self.group.shape.columns)
+        }
+        empty = pl.DataFrame(schema={name: polars_type(type_) for name, type_ in columns.items()})
+        return self.group.shape.reduce(empty, timeline=self._timeline, order=pl.lit(0))
+
+    def _blocks_of(self, side: Side) -> Iterator[pl.DataFrame]:
+        group = self.group
+        if side is Side.WAREHOUSE:
+            return warehouse_rows(
+                group.shape, warehouse=self.places.warehouse, window=group.bounds, timeline=self._timeline
+            )
+        if side is Side.LAKE:
+            return self._lake_blocks()
+        source = SourceRows(group.contract, group.shape, self.places.secrets, group.start)
+        return source.read(self._timeline)
+
+    def _lake_blocks(self) -> Iterator[pl.DataFrame]:
+        shape = self.group.shape
+        for order, batch in enumerate(self.group.batches):
+            contract = self.history.contracts[batch.contract_version]
+            count = self.lake_counts[batch.id] = LakeCount()
+            cells = [
+                (pl.col(position_name(position)), column.output_type)
+                for position, column in enumerate(contract.output_columns)
+            ]
+            for file in _committed_files(batch, ledger=self.places.ledger):
+                try:
+                    for rows in lake_rows(file, contract=contract, store=self.places.store):
+                        count.checksum += Checksum.of(rows.select(fingerprint(cells).alias("row"))["row"])
+                        selected = shape.select(rows, contract=contract)
+                        yield shape.reduce(selected, timeline=self._timeline, order=pl.lit(order))
+                except Refused as refusal:
+                    count.problem = count.problem or str(refusal)
+
+
+def _committed_files(batch: Batch, *, ledger: Ledger) -> list[DataFile]:
+    with ledger.transaction() as tx:
+        files = tx.files(batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt)
+    return sorted(files, key=lambda file: file.part)
