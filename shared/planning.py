@@ -1,8 +1,8 @@
-"""What `esclusa enqueue` does: register the contracts of a source and plan every window that is due."""
+"""What `esclusa enqueue` does: register a source and its contracts, and plan every window that is due."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,6 +10,7 @@ from shared import lifecycle
 from shared.contract_document import sha256_of
 from shared.domain.batches import STATES_AT_REST, BatchState
 from shared.domain.contracts import ContractVersion, TableContract
+from shared.domain.progress import Expectation
 from shared.domain.windows import PlannedWindow, due_snapshot, due_windows
 from shared.ports import Ledger, LedgerTransaction
 
@@ -26,6 +27,52 @@ class PlannedTable:
     table: str
     contract_version: int
     planned: tuple[PlannedWindow, ...]
+
+
+def register_source(
+    contracts: Sequence[TableContract],
+    *,
+    expected_by: Mapping[str, timedelta],
+    max_concurrent_extracts: int,
+    ledger: Ledger,
+) -> None:
+    """
+    Record what the file of a source says of how it is run: its places, and by when each table is expected.
+
+    Done before the source itself is asked for anything, so that one that never answers is late like any other.
+    Tables that left the file are expected no more.
+    """
+    source = contracts[0].source
+    with ledger.transaction() as tx:
+        guard = tx.source_guard(source)
+        if guard.max_concurrent_extracts != max_concurrent_extracts:
+            tx.save_source_guard(replace(guard, max_concurrent_extracts=max_concurrent_extracts))
+        now = tx.now()
+        for contract in contracts:
+            every, patience = contract.schedule.every, expected_by[contract.table]
+            tx.save_expectation(Expectation(source, contract.table, every, patience, since=now))
+        _expect_no_more(tx, source, but={contract.table for contract in contracts})
+
+
+def retire_source(source: str, *, ledger: Ledger) -> int:
+    """
+    Expect nothing of a source any more, and return of how many tables it was. Its batches and files stay.
+
+    Nothing else does it: a source whose file vanished is late, loudly, until a person says that this is meant.
+    """
+    with ledger.transaction() as tx:
+        count = _expect_no_more(tx, source)
+        if count:
+            # Nobody will read it again, so nobody would notice that it answers.
+            tx.save_source_guard(tx.source_guard(source).after_success())
+    return count
+
+
+def _expect_no_more(tx: LedgerTransaction, source: str, *, but: Collection[str] = ()) -> int:
+    tables = [item.table for item in tx.expectations() if item.source == source and item.table not in but]
+    for table in tables:
+        tx.delete_expectation(source, table)
+    return len(tables)
 
 
 def register_contract(tx: LedgerTransaction, contract: TableContract) -> ContractVersion:

@@ -12,7 +12,7 @@ from shared.catalog import Source
 from shared.errors import EsclusaError
 from shared.fleet import Fleet
 from shared.outbox import send_pending
-from shared.planning import PlannedTable, plan_source
+from shared.planning import PlannedTable, plan_source, register_source
 from shared.stage import describe
 
 log = structlog.get_logger()
@@ -51,6 +51,12 @@ def enqueue(sources: Iterable[Source], *, fleet: Fleet) -> list[EnqueuedSource]:
 def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
     contracts = source.contracts()
     try:
+        register_source(
+            contracts,
+            expected_by=source.expected_by,
+            max_concurrent_extracts=source.max_concurrent_extracts,
+            ledger=fleet.ledger,
+        )
         with open_reader(contracts[0], secrets=fleet.secrets) as reader:
             planned = plan_source(
                 contracts,

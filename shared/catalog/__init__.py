@@ -11,6 +11,7 @@ Every mistake of every file is reported at once, by file, line and field.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ from shared.catalog.forms import (
 )
 from shared.catalog.problems import Problem, SourceFilesInvalid, shown, suggestion
 from shared.catalog.rules import TableDraft, check_source
-from shared.catalog.translation import table_contract
+from shared.catalog.translation import expected_by, max_concurrent_extracts, table_contract
 from shared.domain.contracts import SourceKind, TableContract
 from shared.errors import SourceNotFound
 
@@ -61,6 +62,10 @@ class Source:
     kind: SourceKind
     file: Path
     tables: tuple[TableContract, ...]
+    #: By so long after the end of a window its rows are expected in the warehouse, by table.
+    expected_by: Mapping[str, timedelta]
+    #: So many batches may be read from it at once, in the whole fleet.
+    max_concurrent_extracts: int
 
     def contracts(self) -> list[TableContract]:
         """Return the contracts of its tables, in the order of the file."""
@@ -194,7 +199,14 @@ def _read_source(file: Path, document: Document) -> Source | None:
     contracts = tuple(
         table_contract(source, draft.name, draft.form, _sound(draft.columns)) for draft in drafts
     )
-    return Source(source.name, SourceKind(source.kind), file, contracts)
+    return Source(
+        source.name,
+        SourceKind(source.kind),
+        file,
+        contracts,
+        {draft.name: expected_by(draft.form, source.schedule) for draft in drafts},
+        max_concurrent_extracts(source),
+    )
 
 
 def _read_table(name: str, content: object, forms: _Forms, document: Document) -> TableDraft | None:

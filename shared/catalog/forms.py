@@ -73,6 +73,11 @@ _DURATION_SCHEMA = WithJsonSchema(
 Interval = Annotated[
     timedelta, _duration(least=timedelta(seconds=1), most=ONE_HOUR, said="from 1s to 1h"), _DURATION_SCHEMA
 ]
+Patience = Annotated[
+    timedelta,
+    _duration(least=timedelta(seconds=1), most=timedelta(hours=168), said="from 1s to 168h"),
+    _DURATION_SCHEMA,
+]
 Delay = Annotated[
     timedelta,
     _duration(least=timedelta(0), most=timedelta(hours=24), said="from 0s to 24h"),
@@ -330,6 +335,11 @@ class ScheduleForm(Form):
     catch_up_limit: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None, description="At most so many windows of a table are planned at once. 24 by default."
     )
+    expected_by: Patience | None = Field(
+        None,
+        description="The rows of a window are expected in the warehouse by so long after its end; else an alarm is "
+        "raised. By default twice `every`, plus the cursor's lag, plus 30m.",
+    )
 
 
 class TableForm(Form):
@@ -420,8 +430,16 @@ class PostgresConnection(Form):
     dsn: Reference
 
 
-class PostgresLimits(Form):
-    """What one batch may take of the source."""
+class LimitsForm(Form):
+    """What may be asked of a source of any kind."""
+
+    max_concurrent_extracts: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
+        None, description="So many batches may be read from it at once, in the whole fleet. 4 by default."
+    )
+
+
+class PostgresLimits(LimitsForm):
+    """What the fleet, and one batch, may take of the source."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
         None, description="A statement that takes longer is cancelled."
@@ -435,8 +453,8 @@ class RestConnection(Form):
     token: Reference | None = Field(None, description="Sent as a bearer token.")
 
 
-class RestLimits(Form):
-    """What one batch may take of the source."""
+class RestLimits(LimitsForm):
+    """What the fleet, and one batch, may take of the source."""
 
     requests_per_second: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] | None = Field(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from shared.catalog.document import Document
 from shared.catalog.forms import (
@@ -17,7 +18,7 @@ from shared.catalog.forms import (
     ScheduleForm,
 )
 from shared.catalog.problems import FieldPath, shown, suggestion
-from shared.catalog.translation import DEFAULT_SCHEDULE
+from shared.catalog.translation import DEFAULT_SCHEDULE, expected_by
 from shared.domain.contracts import ColumnKind, Normalization, PublishMode
 
 
@@ -75,6 +76,8 @@ def check_table(draft: TableDraft, source_schedule: ScheduleForm, *, document: D
         _check_deletes(draft, document)
     if draft.sound("schedule"):
         _check_schedule(draft.form.schedule, source_schedule, (*draft.path, "schedule"), document)
+    if draft.sound("schedule", "cursor"):
+        _check_expectation(draft, source_schedule, document)
     if isinstance(draft.form, RestTableForm) and draft.sound("options", "cursor"):
         _check_paging(draft.form.options, draft, document)
 
@@ -264,6 +267,19 @@ def _check_schedule(own: ScheduleForm, outer: ScheduleForm, at: FieldPath, docum
             (*at, "every" if own.every else "max_window"),
             expected="every no longer than max_window",
             found=f"{every.total_seconds():.0f}s and {max_window.total_seconds():.0f}s",
+        )
+
+
+def _check_expectation(draft: TableDraft, source_schedule: ScheduleForm, document: Document) -> None:
+    lag = draft.form.cursor.lag if draft.form.cursor else timedelta(0)
+    given = expected_by(draft.form, source_schedule)
+    if given <= lag:
+        own = (*draft.path, "schedule", "expected_by")
+        document.report(
+            own if draft.form.schedule.expected_by else ("schedule", "expected_by"),
+            expected=f"longer than the lag of table {shown(draft.name)}, {lag.total_seconds():.0f}s: no window is "
+            "planned before",
+            found=f"{given.total_seconds():.0f}s",
         )
 
 

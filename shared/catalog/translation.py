@@ -28,9 +28,13 @@ from shared.domain.contracts import (
     SourceKind,
     TableContract,
 )
+from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS
 from shared.domain.windows import Schedule
 
 DEFAULT_SCHEDULE = Schedule(every=timedelta(minutes=15), max_window=timedelta(hours=1), catch_up_limit=24)
+
+#: Two intervals and this, behind the lag: one missed run of cron alone raises no alarm.
+_DEFAULT_PATIENCE = timedelta(minutes=30)
 
 
 def table_contract(
@@ -55,19 +59,37 @@ def table_contract(
     )
 
 
+def expected_by(table: PostgresTableForm | RestTableForm, source_schedule: ScheduleForm) -> timedelta:
+    """Return by how long after the end of a window its rows are expected in the warehouse."""
+    every = _schedule(table.schedule, source_schedule).every
+    lag = table.cursor.lag if table.cursor else timedelta(0)
+    given = table.schedule.expected_by or source_schedule.expected_by
+    return given or 2 * every + lag + _DEFAULT_PATIENCE
+
+
+def max_concurrent_extracts(source: PostgresSourceForm | RestSourceForm) -> int:
+    """Return how many batches may be read from a source at once, in the whole fleet."""
+    return source.limits.max_concurrent_extracts or DEFAULT_MAX_CONCURRENT_EXTRACTS
+
+
+#: How the fleet works is no part of a contract: a change makes no new version, and reaches batches planned before.
+_OPERATIONAL_LIMITS = frozenset({"max_concurrent_extracts"})
+
+
 def _origin(source: PostgresSourceForm | RestSourceForm) -> Origin:
     return Origin(
         source=source.name,
         kind=SourceKind(source.kind),
-        connection=_texts(source.connection) | _texts(source.limits),
+        connection=_texts(source.connection) | _texts(source.limits, without=_OPERATIONAL_LIMITS),
         mask_key=source.mask_key or "",
         mask_key_id=source.mask_key_id or "",
     )
 
 
-def _texts(form: Form) -> dict[str, str]:
+def _texts(form: Form, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return what a form says, as texts. What it does not say is left to the reader's own defaults."""
-    return {name: str(value) for name, value in form.model_dump(exclude_none=True).items()}
+    given = form.model_dump(exclude_none=True, exclude=set(without))
+    return {name: str(value) for name, value in given.items()}
 
 
 def _column(name: str, form: ColumnForm) -> Column:

@@ -120,6 +120,55 @@ def test_a_table_says_what_differs_and_inherits_the_rest(source_files: Files) ->
     assert (contract.limits.max_rejected_rows, contract.limits.max_rejected_ratio) == (7, 0.01)
 
 
+def test_a_table_is_expected_by_what_it_says_or_its_source_or_two_intervals_and_half_an_hour(
+    source_files: Files,
+) -> None:
+    source = SHOP.replace("{every: 30m}", "{every: 30m, expected_by: 50m}")
+    table = source.replace("{catch_up_limit: 3}", "{expected_by: 100h}")
+
+    found = [
+        load_sources(source_files(shop=text)).source("shop").expected_by["orders"]
+        for text in (SHOP, source, table)
+    ]
+
+    assert found == [timedelta(minutes=90, seconds=90), timedelta(minutes=50), timedelta(hours=100)]
+
+
+@pytest.mark.parametrize("expected_by", ["0s", "169h", "1d", "soon"])
+def test_an_expectation_is_a_duration_of_a_week_at_most(source_files: Files, expected_by: str) -> None:
+    text = SHOP.replace("{every: 30m}", f"{{every: 30m, expected_by: {expected_by}}}")
+
+    (problem,) = mistakes(source_files(shop=text))
+
+    assert problem.field == "schedule.expected_by"
+
+
+@pytest.mark.parametrize(
+    ("old", "field"),
+    [
+        ("{every: 30m}", "schedule.expected_by"),
+        ("{catch_up_limit: 3}", "tables.orders.schedule.expected_by"),
+    ],
+)
+def test_nothing_can_be_expected_before_the_lag_is_over(source_files: Files, old: str, field: str) -> None:
+    (problem,) = mistakes(source_files(shop=SHOP.replace(old, "{expected_by: 90s}")))
+
+    assert problem.field == field
+    assert "lag" in problem.expected
+
+
+@pytest.mark.parametrize("name", ["shop", "crm"])
+def test_how_a_source_is_run_is_no_part_of_its_contract(source_files: Files, name: str) -> None:
+    text = {"shop": SHOP, "crm": CRM}[name]
+    run_otherwise = text.replace("tables:\n", "limits: {max_concurrent_extracts: 9}\ntables:\n", 1)
+
+    before = load_sources(source_files(**{name: text})).source(name)
+    after = load_sources(source_files(**{name: run_otherwise})).source(name)
+
+    assert (before.max_concurrent_extracts, after.max_concurrent_extracts) == (4, 9)
+    assert after.tables == before.tables
+
+
 def test_a_column_without_a_mask_is_withheld_and_warned_of(source_files: Files) -> None:
     directory = source_files(shop=changed("card: {mask: last4}", "card:"))
 

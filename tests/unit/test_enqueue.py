@@ -75,3 +75,22 @@ def test_sources_are_asked_side_by_side(
     outcomes = story.enqueue(sources, fleet=fleet)
 
     assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+def test_a_source_that_never_answers_is_expected_all_the_same(
+    sources: tuple[Source, ...], fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(_: str) -> datetime:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(story, "open_reader", readers_whose_clock(tell))
+
+    story.enqueue(sources, fleet=fleet)
+
+    with fleet.ledger.transaction() as tx:
+        expected = {(item.source, item.table): item.expected_by for item in tx.expectations()}
+        places = {guard.source: guard.max_concurrent_extracts for guard in tx.source_guards()}
+    assert expected == {
+        (source.name, table): patience for source in sources for table, patience in source.expected_by.items()
+    }
+    assert places == {"crm": 2, "shop": 4}

@@ -7,14 +7,17 @@ from itertools import pairwise
 
 import pytest
 from support.ledger_rows import BUCKET, NOON, a_contract
+from support.ledgers import SteppingClock
 
 from shared import lifecycle
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import Publishing, PublishMode, TableContract
+from shared.domain.progress import Expectation
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceGuard
 from shared.domain.windows import Window
 from shared.ledger.memory import MemoryLedger
-from shared.planning import plan_source
+from shared.planning import plan_source, register_source, retire_source
 
 QUARTER = timedelta(minutes=15)
 WITH_CURSOR = a_contract().contract
@@ -109,3 +112,70 @@ def test_a_snapshot_on_its_way_is_not_followed_by_another(ledger: MemoryLedger) 
     planned(ledger, SNAPSHOT, NOON)
 
     assert planned(ledger, SNAPSHOT, NOON + QUARTER) == []
+
+
+# ---- what a source's file says of how it is run ------------------------------------------------------------------
+
+
+def register(ledger: MemoryLedger, *tables: str, places: int = 4, patience: timedelta = QUARTER) -> None:
+    register_source(
+        [replace(WITH_CURSOR, table=table) for table in tables],
+        expected_by=dict.fromkeys(tables, patience),
+        max_concurrent_extracts=places,
+        ledger=ledger,
+    )
+
+
+def expectations(ledger: MemoryLedger) -> dict[str, Expectation]:
+    with ledger.transaction() as tx:
+        return {f"{item.source}.{item.table}": item for item in tx.expectations()}
+
+
+def guard(ledger: MemoryLedger) -> SourceGuard:
+    with ledger.transaction() as tx:
+        return tx.source_guard("shop")
+
+
+def test_a_source_is_expected_from_the_moment_it_is_first_enqueued() -> None:
+    clock = SteppingClock()
+    ledger = MemoryLedger(clock)
+    register(ledger, "orders")
+    clock.advance(hours=1)
+
+    register(ledger, "orders", patience=2 * QUARTER)
+
+    assert expectations(ledger) == {
+        "shop.orders": Expectation("shop", "orders", QUARTER, 2 * QUARTER, since=NOON)
+    }
+
+
+def test_a_table_that_left_the_file_is_expected_no_more_and_other_sources_are(ledger: MemoryLedger) -> None:
+    other = replace(WITH_CURSOR, origin=replace(WITH_CURSOR.origin, source="crm"))
+    register(ledger, "orders", "customers")
+    register_source([other], expected_by={"orders": QUARTER}, max_concurrent_extracts=1, ledger=ledger)
+
+    register(ledger, "orders")
+
+    assert set(expectations(ledger)) == {"shop.orders", "crm.orders"}
+
+
+def test_the_places_of_a_source_follow_its_file_and_leave_its_breaker_alone(ledger: MemoryLedger) -> None:
+    register(ledger, "orders", places=2)
+    with ledger.transaction() as tx:
+        tx.save_source_guard(replace(tx.source_guard("shop"), failures_in_a_row=3, open_until=NOON))
+
+    register(ledger, "orders", places=7)
+
+    assert guard(ledger) == SourceGuard("shop", 7, failures_in_a_row=3, open_until=NOON)
+
+
+def test_a_retired_source_is_expected_no_more_and_counts_as_answering(ledger: MemoryLedger) -> None:
+    register(ledger, "orders", "customers", places=2)
+    with ledger.transaction() as tx:
+        tx.save_source_guard(replace(tx.source_guard("shop"), failures_in_a_row=3, open_until=NOON))
+
+    counts = [retire_source("shop", ledger=ledger), retire_source("shop", ledger=ledger)]
+
+    assert counts == [2, 0]
+    assert expectations(ledger) == {}
+    assert guard(ledger) == SourceGuard("shop", 2)
