@@ -10,7 +10,7 @@ TESTS ?= tests
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test lint format up down lambdas lock clean
+.PHONY: help demo test chaos lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ down: $(VENV)/.local ## Stop the fleet on this machine; the data in .esclusa sta
 
 test: $(VENV)/.dev ## Run all tests.
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
+
+chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one at a time. CHAOS_SAMPLE=20 does some.
+	PYTHONPATH=.:tests $(BIN)/python -m chaos.sweep
 
 lint: $(VENV)/.dev ## Run linters, type check and import contracts.
 	$(BIN)/ruff check .

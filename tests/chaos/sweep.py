@@ -1,0 +1,260 @@
+"""
+The whole sweep: every side effect that a batch was seen to have, times everything that can happen to it.
+
+    python -m chaos.sweep
+
+`CHAOS_SAMPLE=20` does so many trials by chance, `CHAOS_SEED` says which; `CHAOS_TRIAL="…"` does one, by the name that a
+report gives it. `CHAOS_SLOTS` is how many trials run side by side, `CHAOS_OUT` where the report is written.
+"""
+
+import logging
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from chaos.controller import Effect
+from chaos.fleet import chaos_fleet
+from chaos.report import write_report
+from chaos.trials import (
+    ALL_PROFILES,
+    SMOOTH,
+    Laboratory,
+    Outcome,
+    Profile,
+    Running,
+    Trial,
+    modes_of,
+)
+
+#: What was swept is clean within so long after a batch came to rest.
+SWEPT_WITHIN_SECONDS = 180.0
+#: An effect that a trial waited for may not come: another process sent the message, say. Then it is tried again.
+TRIES = 3
+EXCLUSIVE_SLOTS = 2
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An effect that was seen, on which way of a batch, and how often at most."""
+
+    profile: Profile
+    effect: Effect
+    count: int
+    is_of_anybody: bool = False
+
+
+# ---- what there is to hit ----------------------------------------------------------------------------------------
+
+
+def record(laboratory: Laboratory, profiles: Sequence[Profile]) -> list[Recorded]:
+    """Let a batch of each profile go its way with nothing wrong but the profile's own troubles, and note its effects."""
+    sources = laboratory.fleet.sources
+    with ThreadPoolExecutor(len(sources)) as threads:
+        runs = list(
+            threads.map(
+                lambda numbered: _record_one(laboratory, numbered[1], sources[numbered[0] % len(sources)]),
+                enumerate(profiles),
+            )
+        )
+    found: dict[Effect, Recorded] = {}
+    for profile, counts in zip(profiles, runs, strict=True):
+        for effect, count in counts.items():
+            known = found.get(effect)
+            # On the first way that has it: the smoothest; a second way adds nothing but more of the same.
+            if known is None:
+                found[effect] = Recorded(profile, effect, count)
+    for effect, count in laboratory.controller.seen_without_batch().items():
+        if effect not in found and effect.role != "planner":
+            found[effect] = Recorded(SMOOTH[0], effect, count, is_of_anybody=True)
+    return sorted(found.values(), key=lambda each: each.effect)
+
+
+def _record_one(laboratory: Laboratory, profile: Profile, source: str) -> dict[Effect, int]:
+    running = laboratory.run(None, profile=profile, source=source)
+    complaints = _wait_until_clean(running)
+    if complaints:
+        raise AssertionError(f"with no fault, profile {profile.name}, table {running.table}: {complaints}")
+    counts: dict[Effect, int] = {}
+    for batch in running.batches():
+        for seen in laboratory.controller.seen(batch.id):
+            counts[seen.effect] = max(counts.get(seen.effect, 0), seen.occurrence)
+    if profile.is_planned_by_command:
+        counts |= laboratory.controller.seen_by(running.table)
+    return counts
+
+
+def _wait_until_clean(running: Running) -> list[str]:
+    deadline = time.monotonic() + SWEPT_WITHIN_SECONDS
+    while True:
+        complaints = running.complaints() if running.is_over() else ["the fault is not over"]
+        if not complaints or time.monotonic() > deadline:
+            return complaints
+        time.sleep(1.5)
+
+
+def all_trials(recorded: Iterable[Recorded], *, each_occurrence: bool) -> list[Trial]:
+    """Return a trial for every effect and everything that can happen to it."""
+    trials = []
+    for each in recorded:
+        is_counted = each_occurrence and not each.is_of_anybody
+        for occurrence in range(1, (each.count if is_counted else 1) + 1):
+            trials += [
+                Trial(each.profile, each.effect, mode, occurrence, each.is_of_anybody)
+                for mode in modes_of(each.effect)
+            ]
+    return trials
+
+
+# ---- trials side by side -----------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """Does many trials, as many at a time as there are sources, and looks at each until it is clean."""
+
+    def __init__(self, laboratory: Laboratory, say: Say) -> None:
+        self._laboratory = laboratory
+        self._say = say
+        self._lock = threading.Lock()
+        self.outcomes: list[Outcome] = []
+        self._total = 0
+        self._began_at = time.monotonic()
+
+    def run(self, trials: Sequence[Trial]) -> list[Outcome]:
+        """Do trials: first those that hit one batch, then those that hit several."""
+        self._total += len(trials)
+        sources = self._laboratory.fleet.sources
+        # Only looking on: they wait for what is swept, and hold up no trial.
+        with ThreadPoolExecutor(16, thread_name_prefix="cooling") as cooling:
+            self._run_beside([each for each in trials if not each.is_exclusive], sources, cooling)
+            self._run_beside(
+                [each for each in trials if each.is_exclusive], sources[:EXCLUSIVE_SLOTS], cooling
+            )
+        return self.outcomes
+
+    def _run_beside(
+        self, trials: Sequence[Trial], sources: Sequence[str], cooling: ThreadPoolExecutor
+    ) -> None:
+        waiting: queue.SimpleQueue[tuple[Trial, int]] = queue.SimpleQueue()
+        for trial in trials:
+            waiting.put((trial, 1))
+
+        def work(source: str) -> None:
+            while True:
+                try:
+                    trial, number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                self._do(
+                    trial,
+                    source,
+                    cooling,
+                    again=(lambda n=number, t=trial: waiting.put((t, n + 1))) if number < TRIES else None,
+                )
+
+        threads = [threading.Thread(target=work, args=[source], daemon=True) for source in sources]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _do(
+        self, trial: Trial, source: str, cooling: ThreadPoolExecutor, *, again: Callable[[], None] | None
+    ) -> None:
+        try:
+            running = self._laboratory.run(trial, profile=trial.profile, source=source)
+        except Exception as error:  # noqa: BLE001  of one trial: the others go on
+            self._note(Outcome(trial, "", [f"{type(error).__name__}: {error}"], was_hit=True))
+            if not isinstance(error, TimeoutError):
+                traceback.print_exc()
+            return
+        was_hit = running.fault is not None and running.fault.hit_at is not None
+        if not was_hit and again is not None:
+            again()
+            return
+        cooling.submit(self._look, running)
+
+    def _look(self, running: Running) -> None:
+        try:
+            self._note(running.outcome(_wait_until_clean(running)))
+        except Exception as error:  # noqa: BLE001
+            assert running.trial is not None
+            self._note(Outcome(running.trial, "", [f"{type(error).__name__}: {error}"], was_hit=True))
+
+    def _note(self, outcome: Outcome) -> None:
+        with self._lock:
+            self.outcomes.append(outcome)
+            done = len(self.outcomes)
+            passed_seconds = time.monotonic() - self._began_at
+            left_minutes = passed_seconds / done * (self._total - done) / 60
+            word = "ok" if outcome.is_good else "FAILED" if outcome.complaints else "not reached"
+            self._say(
+                f"[{done}/{self._total}, {left_minutes:.0f} min left] {word} {outcome.trial.name} · "
+                f"{outcome.rest_seconds:.0f} s · {outcome.healed_by} · {outcome.batch_id}"
+            )
+            for complaint in outcome.complaints:
+                self._say(f"    {complaint}")
+
+
+def reproduction(trial: Trial) -> str:
+    """Return the command that does one trial again."""
+    return f"make chaos CHAOS_TRIAL='{trial.name}'"
+
+
+def choose(trials: Sequence[Trial], *, seed: int, count: int | None) -> list[Trial]:
+    """Return trials in an order by chance: all, or so many."""
+    chosen = list(trials)
+    random.Random(seed).shuffle(chosen)
+    return chosen[:count]
+
+
+def main() -> int:
+    """Do the sweep that the environment asks for; 0 if all is well."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+    sample = int(os.environ["CHAOS_SAMPLE"]) if os.environ.get("CHAOS_SAMPLE") else None
+    slots = int(os.environ.get("CHAOS_SLOTS") or 6)
+    out = Path(os.environ.get("CHAOS_OUT") or "dist/chaos")
+    each_occurrence = os.environ.get("CHAOS_EACH_OCCURRENCE") == "1"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    print(f"seed {seed}", flush=True)
+    with chaos_fleet(source_count=slots) as fleet:
+        laboratory = Laboratory(fleet)
+        sweep = Sweep(laboratory, lambda line: print(line, flush=True))
+        if name := os.environ.get("CHAOS_TRIAL"):
+            trials = [Trial.parse(name)]
+        else:
+            recorded = record(laboratory, ALL_PROFILES)
+            for each in recorded:
+                print(
+                    f"  {each.effect.role}: {each.effect.name} ×{each.count} ({each.profile.name}{'*' if each.is_of_anybody else ''})"
+                )
+            trials = choose(all_trials(recorded, each_occurrence=each_occurrence), seed=seed, count=sample)
+        print(f"{len(trials)} trials", flush=True)
+        outcomes = sweep.run(trials)
+        polls = fleet.reader.poll_count
+    write_report(out, outcomes, seed=seed, poll_count=polls)
+    bad = [each for each in outcomes if not each.is_good]
+    for each in bad:
+        print(
+            f"{'FAILED' if each.complaints else 'not reached'}: {reproduction(each.trial)}\n    {each.complaints}"
+        )
+    print(
+        f"{len(outcomes)} trials, {sum(bool(each.complaints) for each in outcomes)} failed; report in {out}/"
+    )
+    return 1 if any(each.complaints for each in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
