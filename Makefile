@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Two test processes fit a small machine; each starts servers of its own.
 TEST_PROCESSES ?= 2
 TESTS ?= tests
+SOAK_SECONDS ?= 1800
 # Hashes, and no registry's address. What is deployed has the versions that were tested.
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
@@ -29,6 +30,9 @@ test: $(VENV)/.dev ## Run all tests.
 
 chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one at a time. CHAOS_SAMPLE=20 does some.
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.sweep
+
+soak: $(VENV)/.dev ## Half an hour of kills, doubled messages and live writes; SOAK_SECONDS says otherwise.
+	ESCLUSA_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 
 lint: $(VENV)/.dev ## Run linters, type check and import contracts.
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """One small fleet for all end-to-end tests of a test process."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,23 @@ def whole_fleet(server_directory: Path) -> Iterator[SmallFleet]:
 
 
 @pytest.fixture
-def fleet(whole_fleet: SmallFleet) -> Iterator[SmallFleet]:
+def fleet(whole_fleet: SmallFleet, request: pytest.FixtureRequest) -> Iterator[SmallFleet]:
     """The fleet with all its parts running, and every client of this test reaching it alone."""
     whole_fleet.repair()
     with whole_fleet.environment_set():
         yield whole_fleet
+    if request.node.stash.get(HAS_FAILED, False):
+        print(whole_fleet.ends_of_logs())
     whole_fleet.repair()
+
+
+HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test failed, so that its fleet's logs are shown."""
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    return report

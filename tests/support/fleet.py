@@ -114,6 +114,14 @@ class SmallFleet:
         local_fleet.down(self.home, ports=self.ports)
         EmbeddedPostgres(self.home.path, self.ports.postgres).delete()
 
+    def ends_of_logs(self, *, line_count: int = 25) -> str:
+        """Return the last lines of each process's log."""
+        parts = []
+        for log in sorted((self.home.path / "logs").glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-line_count:]
+            parts.append("\n".join([f"---- {log.name}", *(line[:600] for line in lines)]))
+        return "\n".join(parts)
+
     @contextmanager
     def environment_set(self) -> Iterator[None]:
         """Reach this fleet's AWS server, and nothing else, with every client made in the block."""

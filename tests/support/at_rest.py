@@ -1,0 +1,109 @@
+"""What has to hold once nothing moves any more: ledger, bucket and outbox against each other."""
+
+from collections import Counter
+from datetime import timedelta
+from itertools import pairwise
+
+from support.fleet import SmallFleet, until
+
+from lambdas.sweeper.sweep import SweepLimits, sweep
+from shared.domain.batches import EDGES, FINAL_STATES, AttemptState, Batch, BatchState, Stage
+from shared.domain.counts import Count
+from shared.domain.files import TRANSIENT_AREAS, Area
+from shared.ports import LedgerTransaction
+
+
+def assert_clean_at_rest(fleet: SmallFleet, *sources: str) -> None:
+    """
+    Check everything that promises 9 to 12 say of a fleet at rest.
+
+    Objects of attempts that were killed may lie about until the sweeper takes them for strays, hours later: it is
+    called here without its patience.
+    """
+    fleet.wait_until_at_rest()
+    for source in sources:
+        _sweep_without_patience(fleet, source)
+        until(lambda source=source: not _disagreements(fleet, source), what=f"ledger and bucket of {source}")
+        _assert_windows_tile(fleet, source)
+    with fleet.fleet.ledger.transaction() as tx:
+        batches = tx.batches()
+        assert {batch.id: str(batch.state) for batch in batches if batch.state not in FINAL_STATES} == {}
+        for batch in batches:
+            _assert_history_is_whole(tx, batch)
+        assert tx.pending_message_count() == 0
+
+
+def attempts_per_stage(fleet: SmallFleet) -> Counter[tuple[Stage, AttemptState]]:
+    """Return how the attempts of all batches ended."""
+    found: Counter[tuple[Stage, AttemptState]] = Counter()
+    with fleet.fleet.ledger.transaction() as tx:
+        for batch in tx.batches():
+            found.update((attempt.stage, attempt.state) for attempt in tx.attempts(batch.id))
+    return found
+
+
+def _sweep_without_patience(fleet: SmallFleet, source: str) -> None:
+    sweep(
+        ledger=fleet.fleet.ledger,
+        store=fleet.fleet.store,
+        sender=fleet.fleet.sender,
+        buckets=[fleet.bucket(source)],
+        limits=SweepLimits(wake_after=timedelta(0), stray_after=timedelta(0)),
+        retry=fleet.fleet.settings.retry_policy,
+        areas=tuple(Area),
+    )
+
+
+def _disagreements(fleet: SmallFleet, source: str) -> list[str]:
+    """Say what the ledger and the bucket of a source do not agree on, or what is left over."""
+    store, bucket = fleet.fleet.store, fleet.bucket(source)
+    listed = {info.location for area in Area for info in store.list(bucket, f"{area}/")}
+    present = {
+        file.location: file
+        for file in fleet.files()
+        if file.location.bucket == bucket and file.deleted_at is None
+    }
+    committed = {batch.id: batch.committed_attempt for batch in fleet.batches(source=source)}
+    return [
+        *(f"{location} is in the bucket only" for location in listed - present.keys()),
+        *(f"{location} is in the ledger only" for location in present.keys() - listed),
+        *(f"{file.location} is left over" for file in present.values() if file.area in TRANSIENT_AREAS),
+        *(
+            f"{file.location} is of attempt {file.attempt}, which nobody committed"
+            for file in present.values()
+            if file.area is Area.FINAL and committed.get(file.batch_id or "") != file.attempt
+        ),
+        *(f"{upload.location}: an upload is open" for upload in store.open_uploads(bucket)),
+    ]
+
+
+def _assert_windows_tile(fleet: SmallFleet, source: str) -> None:
+    for contract in (c for s in fleet.catalog_sources() if s.name == source for c in s.contracts()):
+        if contract.cursor is None:
+            continue
+        windows = sorted(batch.window.end for batch in fleet.batches(source=source, table=contract.table))
+        starts = sorted(
+            batch.window.start
+            for batch in fleet.batches(source=source, table=contract.table)
+            if batch.window.start is not None
+        )
+        assert windows[:-1] == starts, f"{source}.{contract.table}: windows leave a gap or overlap"
+
+
+def _assert_history_is_whole(tx: LedgerTransaction, batch: Batch) -> None:
+    events = tx.events(batch.id)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1)), batch.id
+    assert events[0].from_state is None
+    assert all(before.to_state is after.from_state for before, after in pairwise(events)), batch.id
+    assert {(event.from_state, event.to_state) for event in events[1:]} <= EDGES
+    assert events[-1].to_state is batch.state
+    for stage in Stage:
+        attempts = [attempt for attempt in tx.attempts(batch.id) if attempt.stage is stage]
+        assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1)), batch.id
+        assert all(attempt.state is not AttemptState.RUNNING for attempt in attempts), batch.id
+    if batch.state is BatchState.PUBLISHED:
+        counts = batch.counts
+        assert counts[Count.ROWS_READ] == counts[Count.ROWS_WRITTEN] + counts.get(
+            Count.ROWS_OUTSIDE_WINDOW, 0
+        )
+        assert counts[Count.ROWS_STAGED] == counts[Count.ROWS_IN_FINAL]
