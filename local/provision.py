@@ -51,7 +51,10 @@ def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
         environment=(
             ("ESCLUSA_CLAIM_LEASE_SECONDS", str(int(claim_lease.total_seconds()))),
             ("ESCLUSA_SWEEP_WAKE_AFTER_SECONDS", "10"),
+            ("ESCLUSA_SWEEP_CLEAN_AFTER_SECONDS", "10"),
             ("ESCLUSA_SWEEP_STRAY_AFTER_SECONDS", "300"),
+            ("ESCLUSA_SWEEP_UPLOAD_AFTER_SECONDS", "300"),
+            ("ESCLUSA_SWEEP_FOREIGN_AFTER_SECONDS", "300"),
         ),
     )
 

@@ -1,27 +1,40 @@
 """The Lambda of the sweeper, called by a schedule."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from lambdas.invocation import forget_fleet, warm_fleet
+from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.sweeper.sweep import sweep
 from shared.domain.files import TRANSIENT_AREAS, Area
 from shared.errors import Unavailable
 from shared.fleet import Fleet
 
+#: What a sweep that runs out of time keeps for its last steps: to end what it is at, and to send what it posted.
+RESERVED_MILLISECONDS: Final = 8_000
 
-def handle(event: Mapping[str, Any], context: object) -> dict[str, int]:  # noqa: ARG001  Lambda's signature
+#: The key up to which areas were searched for which there was no time. Lost with the process: then they begin anew.
+_searched_up_to: dict[str, str] = {}
+
+
+def handle(event: Mapping[str, Any], context: Any) -> dict[str, object]:
     """Sweep every source's bucket. `{"deep": true}` searches `final/` and `quarantine/` for strays as well."""
     fleet = warm_fleet("sweeper")
     try:
-        return _sweep_all(fleet, areas=tuple(Area) if event.get("deep") else TRANSIENT_AREAS)
+        report = sweep_all(
+            fleet,
+            areas=tuple(Area) if event.get("deep") else TRANSIENT_AREAS,
+            is_time_up=lambda: context.get_remaining_time_in_millis() < RESERVED_MILLISECONDS,
+        )
     except Unavailable:
         forget_fleet()
         raise
+    return report.document()
 
 
-def _sweep_all(fleet: Fleet, *, areas: Collection[Area]) -> dict[str, int]:
+def sweep_all(fleet: Fleet, *, areas: Collection[Area], is_time_up: Callable[[], bool]) -> SweepReport:
+    """Sweep the buckets of all sources, and remember where it ended for the next time."""
     with fleet.ledger.transaction() as tx:
         sources = {version.contract.source for version in tx.latest_contracts()}
     report = sweep(
@@ -32,5 +45,10 @@ def _sweep_all(fleet: Fleet, *, areas: Collection[Area]) -> dict[str, int]:
         limits=SweeperSettings().limits(),
         retry=fleet.settings.retry_policy,
         areas=areas,
+        is_time_up=is_time_up,
+        resume_after=_searched_up_to,
     )
-    return report.counts
+    for area in report.finished:
+        _searched_up_to.pop(area, None)
+    _searched_up_to.update({item.where: item.after for item in report.not_reached if item.after})
+    return report

@@ -3,76 +3,45 @@ The sweeper: what makes the fleet converge with every queue purged and every eve
 
 It resends messages that never left, frees leases of dead workers, wakes batches that nobody moved, has the
 cleaner look at leftovers, and removes objects and uploads of attempts that died before they could record them.
+
+Each step finds actions and carries them out as they come; a dry run finds them and does nothing.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from enum import Enum, auto
-from itertools import islice
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice, product
 
 import structlog
 
-from lambdas.gate import foreign_file
-from shared import lifecycle
-from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST
-from shared.domain.files import (
-    TRANSIENT_AREAS,
-    Area,
-    DataFile,
-    Location,
-    ParsedKey,
-    key_before_quarantine,
+from lambdas.sweeper.actions import TAKES_AWAY, Action, ActionKind
+from lambdas.sweeper.in_buckets import Graces, judge_object, judge_upload, without_settled
+from lambdas.sweeper.in_ledger import (
+    find_expired_evidence,
+    find_expired_leases,
+    find_free_places,
+    find_leftovers,
+    find_messages,
+    find_sleeping_batches,
 )
+from lambdas.sweeper.limits import SweepLimits
+from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
+from shared import lifecycle
+from shared.domain.batches import Attempt, Batch
+from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.messages import clean_message
 from shared.outbox import send_pending
-from shared.ports import (
-    Ledger,
-    LedgerTransaction,
-    ObjectInfo,
-    ObjectStore,
-    OutboxMessage,
-    QueueName,
-    QueueSender,
-)
+from shared.ports import Ledger, ObjectInfo, ObjectStore, OpenUpload, OutboxMessage, QueueName, QueueSender
 
 log = structlog.get_logger()
 
-#: States in which a batch waits for a message.
-WAITING_STATES = frozenset(
-    {states.waiting for states in STAGE_STATES.values()} | {checked for checked, _ in GATE_STATES.values()}
-)
-
-_MAX_DOUBLINGS = 6
-
 #: As many as S3 names in one answer.
 _OBJECTS_PER_QUESTION = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class SweepLimits:
-    """How patient a sweep is, and how much it does at once."""
-
-    #: A batch that nobody moved for so long is woken; the second time after twice that, and so on.
-    wake_after: timedelta = timedelta(seconds=60)
-    #: Objects and uploads that the ledger does not name are left alone for so long: their attempt may be about
-    #: to record them. After as long again, an object that was to be set aside and still lies there is told anew.
-    stray_after: timedelta = timedelta(hours=2)
-    #: The most batches, leases or objects that one step handles.
-    step_limit: int = 1_000
-
-
-@dataclass(slots=True)
-class SweepReport:
-    """What a sweep did, by step."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, count: int) -> None:
-        """Count what a step did."""
-        self.counts[name] = self.counts.get(name, 0) + count
+#: Of a long list, so many stand in a log record.
+_MAX_LOGGED = 10
 
 
 def sweep(
@@ -84,214 +53,236 @@ def sweep(
     limits: SweepLimits,
     retry: RetryPolicy,
     areas: Collection[Area] = TRANSIENT_AREAS,
+    is_dry_run: bool = False,
+    is_time_up: Callable[[], bool] = lambda: False,
+    resume_after: Mapping[str, str] | None = None,
 ) -> SweepReport:
     """
-    Heal what can be healed now. Sweeps may overlap and repeat; each step is safe to do twice.
+    Heal what can be healed now, and say what was done and what was not reached. Repeating it is safe.
 
     `areas` are searched for strays: the transient ones each time, `final/` and `quarantine/`, which are long,
-    now and then.
+    now and then. Of two sweeps at once, the second leaves to the first what that one is at. A dry run changes
+    nothing, anywhere, and is kept from nothing. `resume_after` tells, as an earlier report did, after which key an
+    area that was not searched to its end goes on.
 
     Raises:
         Unavailable: if the ledger does not answer. What was healed before stays healed.
     """
-    report = SweepReport()
-    report.add("leases_expired", _expire_leases(ledger, limits=limits, retry=retry))
-    report.add("batches_woken", _wake_batches(ledger, limits=limits))
-    report.add("deferred_started", _start_deferred(ledger))
-    report.add("batches_to_clean", _send_to_cleaner(ledger, limits=limits))
-    report.add("messages_sent", send_pending(ledger, sender))
-    for bucket in sorted(buckets):
-        try:
-            report.add("uploads_aborted", _abort_uploads(bucket, ledger=ledger, store=store, limits=limits))
+    run = _Run(ledger, store, sender, limits, retry, is_time_up, resume_after or {}, SweepReport(is_dry_run))
+    with _alone(run, SweepPart.EVERYDAY) as is_alone:
+        if is_alone:
+            _sweep_ledger(run)
+            _search_buckets(run, buckets, [area for area in TRANSIENT_AREAS if area in areas])
+    long_areas = [area for area in areas if area not in TRANSIENT_AREAS]
+    if long_areas:
+        with _alone(run, SweepPart.DEEP) as is_alone:
+            if is_alone:
+                run.take_all(find_expired_evidence(ledger, store, limits=limits))
+                _search_long_areas(run, buckets, long_areas)
+    run.take_all(find_messages(ledger))
+    _log(run.report)
+    return run.report
+
+
+@contextmanager
+def _alone(run: "_Run", part: SweepPart) -> Iterator[bool]:
+    if run.report.is_dry_run:
+        yield True
+        return
+    with run.ledger.exclusively(part) as is_alone:
+        if not is_alone:
+            log.info("sweep_skipped", part=part)
+            run.report.skipped.append(part)
+        yield is_alone
+
+
+def _sweep_ledger(run: "_Run") -> None:
+    run.take_all(find_expired_leases(run.ledger, limits=run.limits))
+    run.take_all(find_sleeping_batches(run.ledger, limits=run.limits))
+    run.take_all(find_free_places(run.ledger))
+    run.take_all(find_leftovers(run.ledger, limits=run.limits))
+    if not run.report.is_dry_run:  # it will find the same messages at its end
+        run.take_all(find_messages(run.ledger))
+
+
+def _search_buckets(run: "_Run", buckets: Collection[str], areas: Collection[Area]) -> None:
+    for bucket in _in_fair_order(run, buckets):
+        with _outage_of_one_bucket(run, bucket):
+            _search_uploads(run, bucket)
             for area in areas:
-                _remove_strays(bucket, area, report, ledger=ledger, store=store, limits=limits)
-        except Unavailable as error:
-            # The bucket of one source, gone or closed to us, must not keep us from those of the others.
-            log.warning("bucket_not_swept", bucket=bucket, detail=str(error))
-            report.add("buckets_not_swept", 1)
-    report.add("messages_sent", send_pending(ledger, sender))
-    log.info("swept", **report.counts)
-    return report
+                _search_area(run, bucket, area)
 
 
-def _expire_leases(ledger: Ledger, *, limits: SweepLimits, retry: RetryPolicy) -> int:
-    with ledger.transaction() as tx:
-        attempts = tx.expired_attempts(limit=limits.step_limit)
-    expired = 0
-    for attempt in attempts:
-        with ledger.transaction() as tx:
-            expired += lifecycle.expire_attempt(tx, attempt, retry=retry)
-    return expired
+def _search_long_areas(run: "_Run", buckets: Collection[str], areas: Collection[Area]) -> None:
+    prefixes = {f"s3://{bucket}/{area}/": (bucket, area) for bucket, area in product(buckets, areas)}
+    for prefix in _in_fair_order(run, prefixes):
+        bucket, area = prefixes[prefix]
+        with _outage_of_one_bucket(run, bucket):
+            _search_area(run, bucket, area)
 
 
-def _wake_batches(ledger: Ledger, *, limits: SweepLimits) -> int:
-    with ledger.transaction() as tx:
-        now = tx.now()
-        # The ledger leaves out those whose time has not come: here they would take the places of others.
-        woken_before = [now - limits.wake_after * 2**doublings for doublings in range(_MAX_DOUBLINGS + 1)]
-        batches = tx.batches_to_wake(
-            states=WAITING_STATES, woken_before=woken_before, limit=limits.step_limit
-        )
-    woken = 0
-    for batch in batches:
-        with ledger.transaction() as tx:
-            woken += lifecycle.wake(tx, batch.id, state=batch.state)
-    return woken
+def _in_fair_order(run: "_Run", names: Iterable[str]) -> list[str]:
+    """Shuffle by the minute: whatever takes all the time of one run stands before others in another."""
+    with run.ledger.transaction() as tx:
+        minute = f"{tx.now():%Y-%m-%dT%H:%M}"
+    return sorted(names, key=lambda name: hashlib.sha256(f"{minute} {name}".encode()).digest())
 
 
-def _start_deferred(ledger: Ledger) -> int:
-    """Give free places at sources to batches that wait for one: the breaker of a source closes by the clock."""
-    with ledger.transaction() as tx:
-        sources = [guard.source for guard in tx.source_guards()]
-    started = 0
-    for source in sources:
-        with ledger.transaction() as tx:
-            started += lifecycle.start_deferred(tx, source)
-    return started
+@contextmanager
+def _outage_of_one_bucket(run: "_Run", bucket: str) -> Iterator[None]:
+    """Go on after an outage: the bucket of one source, gone or closed to us, keeps us from no other."""
+    try:
+        yield
+    except Unavailable as error:
+        log.warning("bucket_not_swept", bucket=bucket, detail=str(error))
+        run.report.buckets_not_swept[bucket] = str(error)
 
 
-def _send_to_cleaner(ledger: Ledger, *, limits: SweepLimits) -> int:
-    with ledger.transaction() as tx:
-        settled_before = tx.now() - limits.wake_after
-        batches = [
-            batch
-            for batch in tx.batches_with_leftovers(limit=limits.step_limit)
-            if batch.changed_at < settled_before
-        ]
-        for batch in batches:
-            tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
-    return len(batches)
+# ---- one bucket ----------------------------------------------------------------------------------------------
 
 
-# ---- what the ledger does not name ---------------------------------------------------------------------------
-
-
-def _abort_uploads(bucket: str, *, ledger: Ledger, store: ObjectStore, limits: SweepLimits) -> int:
-    with ledger.transaction() as tx:
-        begun_before = tx.now() - limits.stray_after
-    aborted = 0
-    for upload in store.open_uploads(bucket):
-        if upload.initiated_at >= begun_before:
-            continue
-        with ledger.transaction() as tx:
-            origin = _origin_of(tx, upload.location)
-        if origin is not _Origin.LIVE_ATTEMPT:
-            store.abort_upload(upload)
-            aborted += 1
-    return aborted
-
-
-def _remove_strays(
-    bucket: str, area: Area, report: SweepReport, *, ledger: Ledger, store: ObjectStore, limits: SweepLimits
-) -> None:
-    with ledger.transaction() as tx:
-        written_before = tx.now() - limits.stray_after
-    old = (info for info in store.list(bucket, f"{area}/") if info.last_modified < written_before)
-    while page := list(islice(old, _OBJECTS_PER_QUESTION)):
-        for info in _without_known(bucket, page, noted_before=written_before, ledger=ledger):
-            try:
-                _judge_stray(info, area, report, noted_before=written_before, ledger=ledger, store=store)
-            except Unavailable:
-                raise
-            except Exception:
-                # A key that the ledger cannot hold, say. Whoever put it there must not stop every later sweep.
-                log.exception("object_not_judged", bucket=bucket, key=info.location.key)
-                report.add("objects_not_judged", 1)
-
-
-def _without_known(
-    bucket: str, page: Sequence[ObjectInfo], *, noted_before: datetime, ledger: Ledger
-) -> list[ObjectInfo]:
-    """
-    Leave out the objects that the ledger knows and asks nothing about: nearly all.
-
-    Asked for one by one, those of a `final/` of some ten thousand files would outlast the Lambda, and what lies
-    behind them would never be reached.
-    """
-    # No text of PostgreSQL holds a NUL.
-    keys = [info.location.key for info in page if "\0" not in info.location.key]
-    with ledger.transaction() as tx:
-        settled = {
-            file.location
-            for file in tx.files_at(bucket, keys)
-            if _is_settled(file, noted_before=noted_before)
-        }
-    return [info for info in page if info.location not in settled]
-
-
-def _is_settled(file: DataFile, *, noted_before: datetime) -> bool:
-    """Whether a file is where the ledger says, and nobody need be told of it."""
-    if file.deleted_at is not None:
-        return False
-    if file.batch_id is not None or file.area is Area.QUARANTINE:
-        return True
-    return file.checked_at is not None and file.checked_at >= noted_before
-
-
-def _judge_stray(
-    info: ObjectInfo,
-    area: Area,
-    report: SweepReport,
-    *,
-    noted_before: datetime,
-    ledger: Ledger,
-    store: ObjectStore,
-) -> None:
-    with ledger.transaction() as tx:
-        file = tx.file(info.location)
-        if file is not None and file.deleted_at is None:
-            if not _is_settled(file, noted_before=noted_before):
-                # The message that has it set aside was lost, or gave up.
-                lifecycle.record_foreign(tx, file)
-                report.add("foreign_objects", 1)
+def _search_uploads(run: "_Run", bucket: str) -> None:
+    if run.is_over():
+        run.leave(f"open uploads of s3://{bucket}/")
+        return
+    graces = Graces.now(run.ledger, run.limits)
+    for upload in run.store.open_uploads(bucket):
+        if run.is_over():
+            run.leave(f"open uploads of s3://{bucket}/")
             return
-        origin = _origin_of(tx, info.location)
-        if origin is _Origin.FOREIGN:
-            if area is Area.QUARANTINE:
-                lifecycle.record_set_aside(tx, _set_aside_file(tx, info))
-                report.add("quarantine_adopted", 1)
+        action = judge_upload(upload, graces=graces, ledger=run.ledger)
+        if action is not None:
+            run.take(action)
+
+
+def _search_area(run: "_Run", bucket: str, area: Area) -> None:
+    prefix = f"s3://{bucket}/{area}/"
+    after = run.resume_after.get(prefix, "")
+    listed = run.store.list(bucket, f"{area}/", after=after)
+    while not run.is_over():
+        graces = Graces.now(run.ledger, run.limits)
+        page = list(islice(listed, _OBJECTS_PER_QUESTION))
+        if not page:
+            run.report.finished.append(prefix)
+            return
+        for info in without_settled(bucket, page, graces=graces, ledger=run.ledger):
+            if run.is_over():
+                run.leave(prefix, after=after)
                 return
-            lifecycle.record_foreign(tx, foreign_file(info, area=area))
-            report.add("foreign_objects", 1)
-    if origin is _Origin.DEAD_ATTEMPT:
-        store.delete(info.location)
-        report.add("strays_removed", 1)
-        log.warning("stray_removed", bucket=info.location.bucket, key=info.location.key)
+            _judge(run, info, area, graces=graces)
+            after = info.location.key
+        after = page[-1].location.key
+    run.leave(prefix, after=after)
 
 
-def _set_aside_file(tx: LedgerTransaction, info: ObjectInfo) -> DataFile:
-    """Return what the ledger should know of an object that a cleaner set aside, and died before it said so."""
-    unknown = foreign_file(info, area=Area.QUARANTINE)
-    key = key_before_quarantine(info.location.key)
-    original = tx.file(Location(info.location.bucket, key)) if key else None
-    if original is None:
-        return unknown
-    # Its bytes need not be those of the original: that may be why it was refused.
-    return replace(
-        original,
-        location=info.location,
-        file_size_in_bytes=info.file_size_in_bytes,
-        sha256=original.sha256 if info.location.key.endswith("@" + original.sha256[:16]) else "",
-    )
+def _judge(run: "_Run", info: ObjectInfo, area: Area, *, graces: Graces) -> None:
+    try:
+        action = judge_object(info, area, graces=graces, ledger=run.ledger)
+        if action is not None:
+            run.take(action)
+    except Unavailable:
+        raise
+    except Exception:
+        # A key that the ledger cannot hold, say. Whoever put it there must not stop every later sweep.
+        log.exception("object_not_judged", bucket=info.location.bucket, key=info.location.key)
+        run.report.objects_not_judged.append(str(info.location))
 
 
-class _Origin(Enum):
-    #: An attempt that still speaks for its batch, or a gate at work: it will be recorded, or die.
-    LIVE_ATTEMPT = auto()
-    #: An attempt that ended, or a copy that was deleted and came back.
-    DEAD_ATTEMPT = auto()
-    #: Nobody of ours.
-    FOREIGN = auto()
+# ---- one run -------------------------------------------------------------------------------------------------
 
 
-def _origin_of(tx: LedgerTransaction, location: Location) -> _Origin:
-    """Say who wrote, or writes, an object that the ledger does not name."""
-    parsed = ParsedKey.of(location.key)
-    batch = tx.batch(parsed.batch_id) if parsed else None
-    if parsed is None or batch is None or batch.bucket != location.bucket:
-        return _Origin.FOREIGN
-    latest = batch.attempt_number(lifecycle.writer_of(parsed.area))
-    if not 1 <= parsed.attempt <= latest:
-        return _Origin.FOREIGN
-    is_live = parsed.attempt == latest and batch.state not in STATES_AT_REST
-    return _Origin.LIVE_ATTEMPT if is_live else _Origin.DEAD_ATTEMPT
+@dataclass(slots=True)
+class _Run:
+    """What one sweep works with, and what it has come to so far."""
+
+    ledger: Ledger
+    store: ObjectStore
+    sender: QueueSender
+    limits: SweepLimits
+    retry: RetryPolicy
+    is_time_up: Callable[[], bool]
+    resume_after: Mapping[str, str]
+    report: SweepReport
+    taken_away: int = field(default=0, init=False)
+
+    def is_over(self) -> bool:
+        """Whether nothing more is to be searched."""
+        return self.report.is_delete_limit_reached or self.is_time_up()
+
+    def leave(self, where: str, *, after: str = "") -> None:
+        """Note what was not reached."""
+        self.report.not_reached.append(NotReached(where, after))
+
+    def take_all(self, actions: Iterable[Action]) -> None:
+        """Carry out what a step found in the ledger, as long as there is time."""
+        for action in actions:
+            if self.is_time_up():
+                self.leave(action.kind)
+                return
+            self.take(action)
+
+    def take(self, action: Action) -> None:
+        """Carry an action out, unless this is a dry run or takes away more than one run may."""
+        report = self.report
+        if action.kind in TAKES_AWAY:
+            if self.taken_away >= self.limits.delete_limit:
+                report.is_delete_limit_reached = True
+                return
+            self.taken_away += 1
+        done = 1 if report.is_dry_run else self._carry_out(action)
+        if not done:
+            return
+        if action.kind in TAKES_AWAY and not report.is_dry_run:
+            log.warning("taken_away", kind=action.kind, location=action.subject, because=action.because)
+        report.counts[action.kind] += done
+        if report.counts[action.kind] <= max(self.limits.step_limit, self.limits.delete_limit):
+            report.actions.append(action)
+
+    def _carry_out(self, action: Action) -> int:
+        """Do it, if the ledger still agrees, and return how often it was done."""
+        match action.kind, action.target:
+            case ActionKind.SEND_MESSAGES, _:
+                return send_pending(self.ledger, self.sender)
+            case ActionKind.ABORT_UPLOAD, OpenUpload() as upload:
+                self.store.abort_upload(upload)
+                return 1
+            case ActionKind.DELETE_STRAY, Location() as location:
+                self.store.delete(location)
+                return 1
+            case ActionKind.LEAVE_UNKNOWN, _:
+                return 1
+        with self.ledger.transaction() as tx:
+            match action.kind, action.target:
+                case ActionKind.EXPIRE_LEASE, Attempt() as attempt:
+                    return int(lifecycle.expire_attempt(tx, attempt, retry=self.retry))
+                case ActionKind.WAKE_BATCH, Batch() as batch:
+                    return int(lifecycle.wake(tx, batch.id, state=batch.state))
+                case ActionKind.START_DEFERRED, str() as source:
+                    return lifecycle.start_deferred(tx, source)
+                case ActionKind.CLEAN_BATCH, Batch() as batch:
+                    tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+                case ActionKind.RECORD_EXPIRED, DataFile() as file:
+                    lifecycle.record_deleted(tx, file.location)
+                case ActionKind.SET_ASIDE, DataFile() as file:
+                    lifecycle.record_foreign(tx, file)
+                case ActionKind.ADOPT, DataFile() as file:
+                    lifecycle.record_set_aside(tx, file)
+                case kind, target:
+                    raise TypeError(f"{kind}: cannot be done to a {type(target).__name__}")
+        return 1
+
+
+def _log(report: SweepReport) -> None:
+    counts = {str(kind): count for kind, count in report.counts.items() if count}
+    log.info("swept", is_dry_run=report.is_dry_run, **counts)
+    if report.not_reached:
+        where = [item.where for item in report.not_reached[:_MAX_LOGGED]]
+        log.warning("sweep_not_finished", not_reached_count=len(report.not_reached), where=where)
+    if waiting := report.waiting_long:
+        batch_ids = [batch.id for batch in waiting[:_MAX_LOGGED]]
+        log.warning("batches_wait_long", batch_count=len(waiting), batch_ids=batch_ids)
+    if report.is_delete_limit_reached:
+        log.error("sweep_delete_limit_reached", is_dry_run=report.is_dry_run, **counts)
+    if unknown := report.counts[ActionKind.LEAVE_UNKNOWN]:
+        first = [item.subject for item in report.actions if item.kind is ActionKind.LEAVE_UNKNOWN]
+        log.error("objects_of_unknown_attempts", object_count=unknown, locations=first[:_MAX_LOGGED])

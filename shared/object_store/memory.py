@@ -91,12 +91,12 @@ class MemoryObjectStore:
         """Delete an object by exact key; see `ObjectStore`."""
         self._objects.pop(location, None)
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Return objects by key, without their metadata; see `ObjectStore`."""
         found = [at for at in self._objects if at.bucket == bucket and at.key.startswith(prefix)]
         for location in sorted(found, key=lambda at: at.key.encode()):
             stored = self._objects.get(location)
-            if stored is not None:
+            if stored is not None and location.key.encode() > after.encode():
                 yield stored.info(location, metadata={})
 
     def open_uploads(self, bucket: str) -> Iterator[OpenUpload]:

@@ -257,9 +257,11 @@ class S3ObjectStore:
         finally:
             reader.close()
 
-    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Return objects by key, without their metadata; see `ObjectStore`."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, StartAfter=after
+        )
         with _translated(Location(bucket, prefix)):
             for page in pages:
                 for item in page.get("Contents", ()):

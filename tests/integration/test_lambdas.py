@@ -65,7 +65,7 @@ def fleet(postgres_server: EmbeddedPostgres, template: str, aws_env: dict[str, s
             "ESCLUSA_BUCKET_PREFIX": prefix,
             "ESCLUSA_QUEUE_URLS": json.dumps({str(queue): url for queue, url in urls.items()}),
             "ESCLUSA_SWEEP_WAKE_AFTER_SECONDS": "1",
-            "ESCLUSA_SWEEP_STRAY_AFTER_SECONDS": "1",
+            "ESCLUSA_SWEEP_FOREIGN_AFTER_SECONDS": "1",
         }
         yield fleet
 
@@ -191,9 +191,11 @@ def test_the_sweeper_heals_as_a_lambda(fleet: Fleet, event: Mapping[str, Any]) -
     with running_lambda(handler_of("sweeper"), fleet.environment) as function:
         answer = function.invoke(event)
 
-    assert answer["batches_woken"] == 1
-    assert answer["foreign_objects"] == (2 if event else 1)
-    assert answer["messages_sent"] >= 3
+    done = answer["counts"]
+    assert done["wake_batch"] == 1
+    assert done["set_aside"] == (2 if event else 1)
+    assert done["send_messages"] >= 3
+    assert not answer["not_reached"]
     assert fleet.inspector.depth(QueueName.EXTRACT).visible == 2
 
 

@@ -525,6 +525,13 @@ class SimulatedLedger:
             world.current = actor
         world.effect("ledger.committed", lambda: None)
 
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[bool]:
+        self._world.effect("ledger.exclusively", lambda: None)
+        # The lock of a process that dies goes with it, as the block of a killed actor is left.
+        with self._plain.exclusively(name) as is_held:
+            yield is_held
+
 
 class SimulatedStore:
     """A store whose every call is a side effect, and whose new objects cause events."""
@@ -550,8 +557,9 @@ class SimulatedStore:
     def delete(self, location: Location) -> None:
         self._world.effect("store.delete", lambda: self._plain.delete(location))
 
-    def list(self, bucket: str, prefix: str) -> Iterator[Any]:
-        return iter(self._world.effect("store.list", lambda: list(self._plain.list(bucket, prefix))))
+    def list(self, bucket: str, prefix: str, *, after: str = "") -> Iterator[Any]:
+        found = self._world.effect("store.list", lambda: list(self._plain.list(bucket, prefix, after=after)))
+        return iter(found)
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._plain, name)

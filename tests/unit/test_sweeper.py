@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +12,12 @@ from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney, Part
 from support.ledger_rows import a_batch, add_batch
 
 from lambdas.gate import Verdict
+from lambdas.sweeper.actions import ActionKind
+from lambdas.sweeper.in_ledger import WAITING_STATES
+from lambdas.sweeper.limits import SweepLimits
+from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.settings import SweeperSettings
-from lambdas.sweeper.sweep import WAITING_STATES, SweepLimits, sweep
+from lambdas.sweeper.sweep import sweep
 from shared import lifecycle
 from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST, BatchState, Stage
 from shared.domain.files import (
@@ -33,6 +38,7 @@ from shared.ports import QueueName
 LIMITS = SweepLimits(wake_after=timedelta(seconds=60), stray_after=timedelta(hours=2))
 ALL_AREAS = (*TRANSIENT_AREAS, Area.FINAL)
 DEEP = tuple(Area)
+LIMIT_FIELDS = fields(SweepLimits)
 
 
 @pytest.fixture
@@ -46,16 +52,34 @@ def swept(
     buckets: Collection[str] = ("esclusa-shop",),
     areas: Collection[Area] = ALL_AREAS,
 ) -> dict[str, int]:
-    report = sweep(
+    """Sweep, and return what was done how often."""
+    report = sweep_report(journey, buckets=buckets, areas=areas)
+    return {str(kind): count for kind, count in report.counts.items() if count}
+
+
+def sweep_report(
+    journey: MemoryJourney,
+    *,
+    buckets: Collection[str] = ("esclusa-shop",),
+    areas: Collection[Area] = ALL_AREAS,
+    limits: SweepLimits = LIMITS,
+    **options: Any,
+) -> SweepReport:
+    return sweep(
         ledger=journey.ledger,
         store=journey.store,
         sender=journey.sender,
         buckets=buckets,
-        limits=LIMITS,
+        limits=limits,
         retry=RetryPolicy(MAX_ATTEMPTS),
         areas=areas,
+        **options,
     )
-    return {name: count for name, count in report.counts.items() if count}
+
+
+def told(report: SweepReport) -> list[tuple[str, str, str]]:
+    """What a report tells: what, to what, and why."""
+    return [(str(action.kind), action.subject, action.because) for action in report.actions]
 
 
 # ---- leases ------------------------------------------------------------------------------------------------------
@@ -72,7 +96,7 @@ def test_a_batch_whose_worker_died_waits_again_and_its_message_is_sent(
 
     report = swept(journey)
 
-    assert report["leases_expired"] == 1
+    assert report["expire_lease"] == 1
     assert journey.batch.state is STAGE_STATES[stage].waiting
     assert journey.queues.waiting(QueueName(str(stage)))
 
@@ -82,7 +106,7 @@ def test_a_lease_that_holds_is_left_alone(journey: MemoryJourney) -> None:
     journey.claim(Stage.EXTRACT)
     journey.clock.advance(seconds=LEASE.total_seconds() - 1)
 
-    assert "leases_expired" not in swept(journey)
+    assert "expire_lease" not in swept(journey)
     assert journey.batch.state is BatchState.EXTRACTING
 
 
@@ -105,7 +129,7 @@ def test_a_batch_that_waits_with_all_queues_purged_is_woken(
 
     report = swept(journey)
 
-    assert report["batches_woken"] == 1
+    assert report["wake_batch"] == 1
     assert any(journey.queues.waiting(queue) for queue in QueueName if queue is not QueueName.CLEAN)
 
 
@@ -113,7 +137,7 @@ def test_a_batch_that_moved_lately_is_left_to_its_message(journey: MemoryJourney
     journey.plan()
     journey.clock.advance(seconds=59)
 
-    assert "batches_woken" not in swept(journey)
+    assert "wake_batch" not in swept(journey)
 
 
 def test_patience_doubles_with_each_message_up_to_sixty_four_times(journey: MemoryJourney) -> None:
@@ -121,7 +145,7 @@ def test_patience_doubles_with_each_message_up_to_sixty_four_times(journey: Memo
     woken_after_minutes, last = [], 0
     for minute in range(1, 400):
         journey.clock.advance(seconds=60)
-        if "batches_woken" in swept(journey):
+        if "wake_batch" in swept(journey):
             woken_after_minutes.append(minute - last)
             last = minute
 
@@ -139,7 +163,7 @@ def test_batches_whose_time_has_not_come_take_no_place_of_one_whose_time_has(jou
     journey.plan()
     journey.clock.advance(seconds=61)
 
-    assert swept(journey)["batches_woken"] == 1
+    assert swept(journey)["wake_batch"] == 1
     assert journey.batch.wake_count == 2
 
 
@@ -152,7 +176,7 @@ def test_a_batch_that_moves_on_is_woken_soon_again(journey: MemoryJourney) -> No
     journey.queues.purge()
     journey.clock.advance(seconds=61)
 
-    assert swept(journey)["batches_woken"] == 1
+    assert swept(journey)["wake_batch"] == 1
 
 
 def test_messages_that_never_left_leave_now(journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +186,9 @@ def test_messages_that_never_left_leave_now(journey: MemoryJourney, monkeypatch:
     journey.plan()
     with monkeypatch.context() as patch:
         patch.setattr(journey.queues, "send", away)
-        assert "messages_sent" not in swept(journey)
+        assert "send_messages" not in swept(journey)
 
-    assert swept(journey)["messages_sent"] == 1
+    assert swept(journey)["send_messages"] == 1
 
 
 # ---- leftovers ---------------------------------------------------------------------------------------------------
@@ -175,14 +199,14 @@ def test_a_batch_that_the_cleaner_missed_is_sent_to_it(journey: MemoryJourney) -
     journey.queues.purge()
     journey.clock.advance(seconds=61)
 
-    assert swept(journey)["batches_to_clean"] == 1
+    assert swept(journey)["clean_batch"] == 1
     assert journey.queues.waiting(QueueName.CLEAN)
 
 
 def test_a_batch_that_was_committed_just_now_is_left_to_its_message(journey: MemoryJourney) -> None:
     _lead_to(journey, BatchState.COMMITTED)
 
-    assert "batches_to_clean" not in swept(journey)
+    assert "clean_batch" not in swept(journey)
 
 
 # ---- strays ------------------------------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ def test_what_a_dead_attempt_left_is_removed(journey: MemoryJourney) -> None:
 
     report = swept(journey)
 
-    assert report["strays_removed"] == 1
+    assert report["delete_stray"] == 1
     assert stray.location.key not in journey.object_keys()
     assert len(journey.object_keys()) == 2
 
@@ -213,7 +237,7 @@ def test_what_the_latest_attempt_of_a_batch_on_its_way_left_stays(
 
     report = swept(journey)
 
-    assert "strays_removed" not in report
+    assert "delete_stray" not in report
     assert key in journey.object_keys()
 
 
@@ -244,7 +268,7 @@ def test_a_copy_that_came_back_after_it_was_cleaned_is_removed(journey: MemoryJo
         lifecycle.record_deleted(tx, location)
     journey.clock.advance(hours=3)
 
-    assert swept(journey)["strays_removed"] == 1
+    assert swept(journey)["delete_stray"] == 1
     assert location.key not in journey.object_keys()
 
 
@@ -264,7 +288,7 @@ def test_a_foreign_object_whose_event_was_lost_is_told_to_the_cleaner(
 
     report = swept(journey)
 
-    assert report["foreign_objects"] == 1
+    assert report["set_aside"] == 1
     assert journey.set_aside_messages() == [location]
 
 
@@ -278,7 +302,7 @@ def test_a_foreign_object_whose_message_was_lost_is_told_again_but_not_each_minu
 
     for _ in range(6 * 60):
         journey.clock.advance(seconds=60)
-        told += swept(journey).get("foreign_objects", 0)
+        told += swept(journey).get("set_aside", 0)
 
     assert told == 2
     assert set(journey.set_aside_messages()) == {location}
@@ -302,7 +326,7 @@ def test_a_long_area_is_asked_about_page_by_page(
 
     report = swept(journey, areas=[Area.TMP])
 
-    assert report["foreign_objects"] == 5
+    assert report["set_aside"] == 5
 
 
 def test_files_that_the_ledger_knows_cost_one_question_for_all(
@@ -311,7 +335,7 @@ def test_files_that_the_ledger_knows_cost_one_question_for_all(
     journey.go_to(Area.TMP)
     journey.clock.advance(hours=3)
     judged: list[Location] = []
-    monkeypatch.setattr("lambdas.sweeper.sweep._judge_stray", lambda info, *_, **__: judged.append(info))
+    monkeypatch.setattr("lambdas.sweeper.sweep.judge_object", lambda info, *_, **__: judged.append(info))
 
     swept(journey, areas=[Area.TMP])
 
@@ -334,12 +358,12 @@ def test_a_copy_in_quarantine_that_a_dead_cleaner_did_not_record_is_adopted(jour
     report = swept(journey, areas=DEEP)
 
     adopted = journey.files(Area.QUARANTINE)
-    assert report["quarantine_adopted"] == 1
+    assert report["adopt"] == 1
     assert [file.location.key for file in adopted] == [key]
     assert (adopted[0].batch_id, adopted[0].reason) == (journey.batch_id, Reason.SIZE_MISMATCH)
     # The ledger has no checksum of bytes that nobody has read.
     assert (adopted[0].file_size_in_bytes, adopted[0].sha256) == (5, "")
-    assert "quarantine_adopted" not in swept(journey, areas=DEEP)
+    assert "adopt" not in swept(journey, areas=DEEP)
 
 
 def test_an_adopted_copy_has_the_checksum_of_its_original_if_its_key_says_so(journey: MemoryJourney) -> None:
@@ -380,7 +404,7 @@ def test_rejects_of_a_dead_attempt_are_removed_and_those_of_one_at_work_stay(jou
     journey.claim(Stage.PROCESS)
     report = swept(journey, areas=DEEP)
 
-    assert report["strays_removed"] == 1
+    assert report["delete_stray"] == 1
     assert key not in journey.object_keys()
 
 
@@ -398,7 +422,7 @@ def test_an_upload_that_nobody_will_complete_is_aborted(journey: MemoryJourney) 
     journey.store.open_upload(Location(journey.bucket, "tmp/notes.csv"), metadata={})
     journey.clock.advance(hours=3)
 
-    assert swept(journey)["uploads_aborted"] == 1
+    assert swept(journey)["abort_upload"] == 1
     assert not list(journey.memory.open_uploads(journey.bucket))
 
 
@@ -415,7 +439,7 @@ def test_an_upload_of_an_attempt_at_work_is_left_to_it_however_long_it_takes(
         with journey.ledger.transaction() as tx:
             lifecycle.renew(tx, attempt, lease=LEASE)
 
-    assert "uploads_aborted" not in swept(journey)
+    assert "abort_upload" not in swept(journey)
     upload.complete()
 
 
@@ -426,14 +450,14 @@ def test_an_upload_of_an_attempt_that_was_taken_over_is_aborted(journey: MemoryJ
     journey.clock.advance(hours=3)
     journey.claim(Stage.EXTRACT)
 
-    assert swept(journey)["uploads_aborted"] == 1
+    assert swept(journey)["abort_upload"] == 1
 
 
 def test_a_young_upload_is_left_alone(journey: MemoryJourney) -> None:
     journey.store.open_upload(Location(journey.bucket, "tmp/notes.csv"), metadata={})
     journey.clock.advance(hours=1)
 
-    assert "uploads_aborted" not in swept(journey)
+    assert "abort_upload" not in swept(journey)
 
 
 # ---- what must not stop it ---------------------------------------------------------------------------------------
@@ -453,10 +477,10 @@ def test_the_bucket_of_one_source_that_is_away_does_not_keep_it_from_the_others(
     journey.put_by_hand("tmp/notes.csv")
     journey.clock.advance(hours=3)
 
-    report = swept(journey, buckets=["esclusa-aaa", "esclusa-shop"])
+    report = sweep_report(journey, buckets=["esclusa-aaa", "esclusa-shop"])
 
-    assert report["buckets_not_swept"] == 1
-    assert report["foreign_objects"] == 1
+    assert list(report.buckets_not_swept) == ["esclusa-aaa"]
+    assert report.counts[ActionKind.SET_ASIDE] == 1
 
 
 def test_a_key_that_the_ledger_cannot_hold_does_not_keep_it_from_the_other_objects(
@@ -474,9 +498,10 @@ def test_a_key_that_the_ledger_cannot_hold_does_not_keep_it_from_the_other_objec
     journey.put_by_hand("tmp/z")
     journey.clock.advance(hours=3)
 
-    report = swept(journey)
+    report = sweep_report(journey)
 
-    assert (report["objects_not_judged"], report["foreign_objects"]) == (1, 1)
+    assert report.objects_not_judged == ["s3://esclusa-shop/tmp/a\0b"]
+    assert report.counts[ActionKind.SET_ASIDE] == 1
 
 
 def test_sweeping_twice_at_once_does_nothing_twice(
@@ -494,7 +519,7 @@ def test_sweeping_twice_at_once_does_nothing_twice(
 
     monkeypatch.setattr(journey.memory, "open_uploads", sweep_meanwhile)
 
-    assert swept(journey)["leases_expired"] == 1
+    assert swept(journey)["expire_lease"] == 1
     assert journey.batch.attempt_number(Stage.EXTRACT) == 1
 
 
@@ -502,18 +527,28 @@ def test_sweeping_twice_at_once_does_nothing_twice(
 
 
 def test_the_settings_are_the_limits_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESCLUSA_SWEEP_WAKE_AFTER_SECONDS", "10")
-    monkeypatch.setenv("ESCLUSA_SWEEP_STRAY_AFTER_SECONDS", "300")
-    monkeypatch.setenv("ESCLUSA_SWEEP_STEP_LIMIT", "5")
+    names = list(SweeperSettings.model_fields)
+    for number, name in enumerate(names, 1):
+        monkeypatch.setenv(f"ESCLUSA_{name.upper()}", str(number))
 
     limits = SweeperSettings().limits()
 
-    assert limits == SweepLimits(timedelta(seconds=10), timedelta(minutes=5), 5)
+    told = [
+        f"{item.name}_seconds" if isinstance(item.default, timedelta) else item.name for item in LIMIT_FIELDS
+    ]
+    assert [f"sweep_{name}" for name in told] == names
+    given = [getattr(limits, item.name) for item in LIMIT_FIELDS]
+    seconds = [value.total_seconds() if isinstance(value, timedelta) else value for value in given]
+    assert seconds == list(range(1, len(names) + 1))
 
 
-@pytest.mark.parametrize("name", ["WAKE_AFTER_SECONDS", "STRAY_AFTER_SECONDS", "STEP_LIMIT"])
+def test_the_settings_as_they_come_are_the_limits_as_they_come() -> None:
+    assert SweeperSettings().limits() == SweepLimits()
+
+
+@pytest.mark.parametrize("name", sorted(set(SweeperSettings.model_fields) - {"sweep_delete_limit"}))
 def test_a_limit_of_nothing_is_no_setting(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(f"ESCLUSA_SWEEP_{name}", "0")
+    monkeypatch.setenv(f"ESCLUSA_{name.upper()}", "0")
 
     with pytest.raises(ValidationError):
         SweeperSettings()
@@ -527,7 +562,7 @@ def test_a_refused_batch_waits_for_an_operator_and_not_for_the_sweeper(journey: 
 
     report = swept(journey)
 
-    assert "batches_woken" not in report
+    assert "wake_batch" not in report
     assert journey.batch.reason is Reason.HEADER_MISMATCH
 
 
