@@ -55,6 +55,8 @@ class TableStatus:
     last_published_at: datetime | None = None
     #: When the batch that waits longest in its state entered it.
     waiting_since: datetime | None = None
+    #: Windows whose last comparison found a difference.
+    differing_window_count: int = 0
 
     def count(self, tally: BatchTally) -> None:
         """Take in the batches of one state."""
@@ -109,6 +111,12 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
             typer.echo(
                 f"  {batch.id}  {batch.source}.{text_of(batch.table)}  {batch.state}  {batch.reason or ''}"
             )
+    for table in tables:
+        if table.differing_window_count:
+            name = f"{table.source}.{text_of(table.table)}"
+            typer.echo(
+                f"different: {table.differing_window_count} windows of {name}; `esclusa prove {name}` tells more"
+            )
 
 
 MAX_HELD_SHOWN = 10
@@ -123,6 +131,9 @@ def _table_statuses(ledger: Ledger) -> list[TableStatus]:
         for tally in tx.batch_tallies():
             name = tally.source, tally.table
             found.setdefault(name, TableStatus(*name)).count(tally)
+        for proof in tx.latest_proofs(differing_only=True):
+            name = proof.source, proof.table
+            found.setdefault(name, TableStatus(*name)).differing_window_count += 1
     for table in found.values():
         # One transaction each: reading a watermark keeps the table's planner waiting until it ends.
         with ledger.transaction() as tx:

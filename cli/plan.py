@@ -177,7 +177,8 @@ def crontab(
     Print the lines of a crontab that enqueue each source as often as its most frequent table is due.
 
     They run some minutes behind the full interval: as long as the tables' lag, so that a window is planned as
-    soon as it is closed.
+    soon as it is closed. Further lines compare what was published: of the last two days each night, all of it
+    once a week.
     """
     from shared.catalog import SourceFilesInvalid, read_sources
 
@@ -185,6 +186,7 @@ def crontab(
     if catalog.problems:
         raise SourceFilesInvalid(catalog.problems)
     lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
+    proofs = proof_lines([line.source for line in lines] if source else [None])
     if as_json:
         print_json(
             {
@@ -197,7 +199,8 @@ def crontab(
                         "remark": line.remark or None,
                     }
                     for line in lines
-                ]
+                ],
+                "proofs": [{"schedule": schedule, "command": command} for schedule, command in proofs],
             }
         )
         return
@@ -208,6 +211,8 @@ def crontab(
         if line.remark:
             typer.echo(f"# {line.source}: {line.remark}")
         typer.echo(f"{line.schedule} {line.command}")
+    for schedule, command in proofs:
+        typer.echo(f"{schedule} {command}")
 
 
 def cron_line(source: "Source", *, directory: Path) -> CronLine:
@@ -227,6 +232,22 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
         every=every,
         remark=remark,
     )
+
+
+#: When published rows are compared: at night, on Sundays all that was ever published.
+_PROOFS = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
+
+
+def proof_lines(sources: Sequence[str | None]) -> list[tuple[str, str]]:
+    """Return the schedules and commands that compare what was published, of these sources; None: of all."""
+    return [
+        (
+            schedule,
+            shlex.join([_this_program(), "prove", "--all", *(["--source", name] if name else []), *span]),
+        )
+        for name in sources
+        for schedule, span in _PROOFS
+    ]
 
 
 def _this_program() -> str:

@@ -1,4 +1,9 @@
-"""The proof at the end of the demo: row by row, what the source holds against what the warehouse shows."""
+"""
+The proof at the end of the demo: row by row, what the source holds against what the warehouse shows.
+
+A referee from outside: it shares no reader, mask or conversion with the fleet, and compares keys and versions, not
+values. `esclusa prove` (the package `reconciliation`) compares values on every side, by the fleet's own readers.
+"""
 
 import json
 from collections.abc import Iterable

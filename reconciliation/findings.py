@@ -48,6 +48,11 @@ class Difference:
     #: The first of them.
     rows: tuple[DifferingRow, ...] = ()
 
+    @property
+    def sentence(self) -> str:
+        """The difference as people are told of it: no key is in it, and no value."""
+        return f"{self.sides[0]} and {self.sides[1]} differ by {self.measure}: {self.detail}"
+
 
 @dataclass(frozen=True, slots=True)
 class WindowFinding:
@@ -84,6 +89,8 @@ class TableFinding:
     #: Rows that moved while they were looked at, and were left out.
     moved_row_count: int = 0
     remarks: tuple[str, ...] = ()
+    #: The table is one snapshot, which each batch replaces.
+    is_snapshot: bool = False
 
     @property
     def is_equal(self) -> bool:

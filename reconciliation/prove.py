@@ -76,6 +76,7 @@ def prove_table(
         unsettled_count=sum(span.covers(batch.window) for batch in history.windows) - len(asked),
         moved_row_count=moved_row_count,
         remarks=tuple(remarks),
+        is_snapshot=bool(windows) and history.newest.cursor is None,
     )
 
 
