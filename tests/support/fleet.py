@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from botocore.config import Config
 
 from infra.names import function_name
 from local import fleet as local_fleet
-from local.ports import PortBlock, accepts_connections, find_free_port
+from local.ports import PortBlock, require_free_port
 from local.postgres import DatabaseSpec, EmbeddedPostgres, find_postgres_processes
 from local.processes import Home, find_supervised, living_processes
 from local.proof import Comparison, compare
@@ -30,7 +31,7 @@ from shared.catalog import Source, load_sources
 from shared.domain.batches import STATES_AT_REST, Batch, BatchEvent, BatchState
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, DataFile, Location
-from shared.errors import Unavailable
+from shared.errors import ConfigurationError, Unavailable
 from shared.fleet import Fleet
 from shared.lifecycle import GATE_QUEUES, replay
 from shared.planning import register_contract
@@ -73,10 +74,16 @@ def until(
 
 
 def find_free_block() -> PortBlock:
-    """Return three consecutive ports that are free at this instant."""
+    """
+    Return three consecutive ports that are free at this instant.
+
+    Below those that systems give to clients (Linux from 32768 on): of these, one is taken before a server listens.
+    """
     while True:
-        block = PortBlock(find_free_port())
-        if block.base < 65000 and not any(accepts_connections(port) for port in (block.postgres, block.crm)):
+        block = PortBlock(random.randrange(20_000, 32_000, 3))
+        with suppress(ConfigurationError):
+            for port in (block.aws, block.postgres, block.crm):
+                require_free_port(port, purpose="a test")
             return block
 
 
