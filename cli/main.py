@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import local, look, plan, prove, queues, sources
+from cli import local, look, plan, prove, queues, sources, sweep
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -67,6 +67,7 @@ for command in (
     *(plan.enqueue, plan.crontab, plan.replay),
     *(look.status, look.files, look.why, look.query),
     prove.prove,
+    sweep.sweep,
     *(queues.queues, queues.peek, queues.redrive, queues.purge),
     version,
 ):
