@@ -220,8 +220,9 @@ class Walk:
 
     def give_back(self) -> None:
         """Let everybody see again what is in hand."""
-        self._inspector.give_back(list(self._in_hand.values()))
-        self._in_hand.clear()
+        if self._in_hand:
+            self._inspector.give_back(list(self._in_hand.values()))
+            self._in_hand.clear()
 
 
 @contextmanager

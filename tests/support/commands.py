@@ -104,3 +104,6 @@ class QueuesAway:
 
     def oldest_ages(self, *, dead_letters: bool = False) -> dict[Any, Any]:
         return {}
+
+    def look(self, queue: str, **_: Any) -> Any:
+        raise self.error

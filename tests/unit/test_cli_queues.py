@@ -146,6 +146,21 @@ def test_an_age_that_nobody_knows_is_unknown_and_never_a_number(shell: Shell) ->
     assert "unknown" in shell.run("queues").output
 
 
+def test_dead_letters_that_may_be_counted_and_not_read_are_of_unknown_age(shell: Shell) -> None:
+    class Unreadable(Unmeasured):
+        def look(self, *_: Any, **__: Any) -> Any:
+            raise Unavailable("queue extract: AccessDenied")
+
+    shell.queues = Unreadable(max_receive_count=1, clock=shell.clock)
+    let_die(shell, "hello")
+
+    ended = shell.run("queues", "--json")
+
+    assert ended.exit_code == ExitCode.OK
+    assert ended.document["queues"][0]["dead_letters"] == 1
+    assert ended.document["queues"][0]["dead_letters_oldest_age_seconds"] is None
+
+
 def test_an_empty_queue_has_no_age_whatever_waits(shell: Shell) -> None:
     shell.queues = Unmeasured(clock=shell.clock)
     keep(shell, waiting_batch())
@@ -243,9 +258,21 @@ def test_whatever_somebody_wrote_is_shown_and_moves_no_cursor(
     assert document["messages"][0]["objection"]
 
 
-def test_a_body_is_shown_as_json_only_if_nothing_of_it_is_lost_by_that() -> None:
-    assert str(content_of('{"a": 1.10}')) == "{'a': Decimal('1.10')}"
-    assert content_of('{"a": 1, "a": 2}') is None
+@pytest.mark.parametrize("body", ['{"a": 1.10}', '{"a": 1e999}', '{"a": 1, "a": 2}', '{"a": NaN}', "[1]"])
+def test_a_body_is_shown_as_json_only_if_nothing_of_it_is_lost_by_that(body: str) -> None:
+    assert content_of('{"a": [1, null, "x"]}') == {"a": [1, None, "x"]}
+    assert content_of(body) is None
+
+
+@pytest.mark.parametrize("body", ["x" * 50_000, json.dumps({"x": "y" * 50_000})])
+def test_a_long_body_is_cut_for_people_and_whole_for_programs(shell: Shell, body: str) -> None:
+    let_die(shell, body)
+
+    shown = shell.run("peek", "extract", "--dead").output
+
+    assert len(shown) < 5_000
+    assert "--json shows all" in shown
+    assert shell.run("peek", "extract", "--dead", "--json").document["messages"][0]["body"] == body
 
 
 def test_a_live_queue_is_not_looked_into_and_what_waits_for_it_is_shown(shell: Shell) -> None:
