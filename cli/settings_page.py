@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from lambdas.sweeper.settings import SweeperSettings
+from lambdas.watcher.settings import WatcherSettings
 from local.ports import DEFAULT_PORT_BASE, PORT_BASE_VARIABLE
 from local.processes import HOME_VARIABLE
 from services.extractor.settings import ExtractorSettings
@@ -35,6 +36,7 @@ MODELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         ProcessorSettings: "The processor.",
         PublisherSettings: "The publisher, and `esclusa query`.",
         SweeperSettings: "The sweeper.",
+        WatcherSettings: "The watcher, and `esclusa alarms`.",
     }
 )
 

@@ -134,7 +134,7 @@ def _is_needless_arrow(name: str) -> bool:
 
 
 #: The services that a Lambda of ours calls. botocore brings descriptions of some 400.
-_SERVICES: Final = frozenset({"s3", "sqs", "secretsmanager", "ssm", "sts"})
+_SERVICES: Final = frozenset({"s3", "sns", "sqs", "secretsmanager", "ssm", "sts"})
 
 
 def _is_api_of_ours(within: Path) -> bool:

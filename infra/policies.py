@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from infra.names import function_name, queue_name
+from infra.names import dead_letter_queue_name, function_name, queue_name
 from shared.domain.contracts import Origin
 from shared.domain.files import NEXT_AREA, TRANSIENT_AREAS, Area
 from shared.lifecycle import GATE_QUEUES
@@ -39,6 +39,18 @@ def function_statements(prefix: str, function: str, ledger_dsn: str) -> list[Sta
         _keep_evidence(prefix),
         _objects("AbortUploads", prefix, uploads, [*TRANSIENT_AREAS, Area.FINAL, Area.QUARANTINE]),
     ]
+
+
+def watcher_statements(
+    prefix: str, function: str, references: Iterable[str], *, topic_arn: str | None
+) -> list[Statement]:
+    """Return what the watcher may do: look at every queue, touch nothing, and tell one topic at most."""
+    statements = [_logs(prefix, function), *_secrets(references), _look_into_queues(prefix)]
+    if topic_arn is not None:
+        statements.append(
+            {"Sid": "Tell", "Effect": "Allow", "Action": ["sns:Publish"], "Resource": [topic_arn]}
+        )
+    return statements
 
 
 def worker_statements(
@@ -163,6 +175,18 @@ def _consume(prefix: str, queue: QueueName) -> Statement:
             "sqs:GetQueueAttributes",
         ],
         "Resource": [_queue_arn(prefix, queue)],
+    }
+
+
+def _look_into_queues(prefix: str) -> Statement:
+    """Allow to count messages, and to find the queue that another one's redrive policy names."""
+    names = [name(prefix, queue) for queue in QueueName for name in (queue_name, dead_letter_queue_name)]
+    arn = "arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:"
+    return {
+        "Sid": "Look",
+        "Effect": "Allow",
+        "Action": ["sqs:GetQueueAttributes", "sqs:GetQueueUrl"],
+        "Resource": [{"Fn::Sub": arn + name} for name in names],
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.names import dead_letter_queue_name, function_name, logical_id, queue_name
-from infra.policies import function_statements, worker_statements
+from infra.policies import function_statements, watcher_statements, worker_statements
 from shared.domain.contracts import Origin
 from shared.domain.files import Area
 from shared.lifecycle import GATE_QUEUES
@@ -31,6 +31,16 @@ WORKER_QUEUES: Mapping[str, QueueName] = {
 }
 
 SWEEPER = "sweeper"
+WATCHER = "watcher"
+
+#: The Lambdas that a schedule calls: what each call is, by its name.
+SCHEDULES: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    SWEEPER: {"often": ("rate(1 minute)", "{}"), "deep": ("rate(1 hour)", '{"deep": true}')},
+    WATCHER: {"often": ("rate(1 minute)", "{}")},
+}
+
+#: So long the watcher may be silent, or fail, until an alarm outside of the fleet says so.
+_WATCHER_SILENCE_MINUTES = 5
 
 _DEAD_LETTERS_KEPT_SECONDS = 14 * 24 * 3600  # the most that SQS keeps
 
@@ -70,6 +80,11 @@ class Plan:
     #: What still lies in `tmp/` after so long, of whatever origin, goes.
     transient_retention_days: int = 7
     quarantine_retention_days: int = 90
+    #: Where the watcher's notices go: one of the two, or nowhere but into the log.
+    alarm_topic_arn: str | None = None
+    #: References to the URL and to the key that signs.
+    alarm_webhook_url: str | None = None
+    alarm_webhook_key: str | None = None
     #: More settings of the Lambdas, by environment variable.
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -86,13 +101,15 @@ def shared_template(plan: Plan, origins: Sequence[Origin]) -> Template:
     for function, queue in FUNCTION_QUEUES.items():
         resources |= _function(plan, function)
         resources[logical_id(function, "mapping")] = _mapping(plan, function, queue)
-    resources |= _function(plan, SWEEPER)
-    resources |= _sweeper_schedule()
+    for function in SCHEDULES:
+        resources |= _function(plan, function)
+        resources |= _schedule(function)
+    resources |= _watch_over_the_watcher(plan)
     for worker in WORKER_QUEUES:
         resources[logical_id(worker, "policy")] = _worker_policy(plan, worker, origins)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": "Esclusa: queues, gates, cleaner, sweeper and roles that all sources share.",
+        "Description": "Esclusa: queues, gates, cleaner, sweeper, watcher and roles that all sources share.",
         "Resources": resources,
         "Outputs": {
             logical_id(queue, "queue", "url"): {"Value": {"Ref": logical_id(queue, "queue")}}
@@ -178,7 +195,7 @@ def _function(plan: Plan, function: str) -> Template:
                         "PolicyName": "work",
                         "PolicyDocument": {
                             "Version": "2012-10-17",
-                            "Statement": function_statements(plan.prefix, function, plan.ledger_dsn),
+                            "Statement": _statements(plan, function),
                         },
                     }
                 ],
@@ -200,7 +217,7 @@ def _function(plan: Plan, function: str) -> Template:
                 "Role": {"Fn::GetAtt": [role, "Arn"]},
                 "Timeout": plan.function_timeout_seconds,
                 "MemorySize": plan.function_memory_mb,
-                "Environment": {"Variables": _function_environment(plan)},
+                "Environment": {"Variables": _function_environment(plan, function)},
                 **_code(plan, function),
             },
         },
@@ -217,7 +234,16 @@ def _code(plan: Plan, function: str) -> Template:
     }
 
 
-def _function_environment(plan: Plan) -> Template:
+def _statements(plan: Plan, function: str) -> list[Template]:
+    if function == WATCHER:
+        webhook = [reference for reference in (plan.alarm_webhook_url, plan.alarm_webhook_key) if reference]
+        return watcher_statements(
+            plan.prefix, function, [plan.ledger_dsn, *webhook], topic_arn=plan.alarm_topic_arn
+        )
+    return function_statements(plan.prefix, function, plan.ledger_dsn)
+
+
+def _function_environment(plan: Plan, function: str) -> Template:
     urls = ", ".join(f'"{queue}": "${{{logical_id(queue, "queue")}}}"' for queue in QueueName)
     return {
         "ESCLUSA_DEPLOYMENT": plan.deployment,
@@ -226,7 +252,17 @@ def _function_environment(plan: Plan) -> Template:
         "ESCLUSA_BUCKET_PREFIX": plan.prefix,
         "ESCLUSA_QUEUE_URLS": {"Fn::Sub": "{" + urls + "}"},
         **dict(plan.environment),
+        **(_channel(plan) if function == WATCHER else {}),
     }
+
+
+def _channel(plan: Plan) -> Template:
+    settings = {
+        "ESCLUSA_ALARM_TOPIC_ARN": plan.alarm_topic_arn,
+        "ESCLUSA_ALARM_WEBHOOK_URL": plan.alarm_webhook_url,
+        "ESCLUSA_ALARM_WEBHOOK_KEY": plan.alarm_webhook_key,
+    }
+    return {name: value for name, value in settings.items() if value}
 
 
 def _mapping(plan: Plan, function: str, queue: QueueName) -> Template:
@@ -242,12 +278,11 @@ def _mapping(plan: Plan, function: str, queue: QueueName) -> Template:
     }
 
 
-def _sweeper_schedule() -> Template:
-    function = logical_id(SWEEPER, "function")
-    schedules = {"often": ("rate(1 minute)", "{}"), "deep": ("rate(1 hour)", '{"deep": true}')}
+def _schedule(name_of_function: str) -> Template:
+    function = logical_id(name_of_function, "function")
     resources: Template = {}
-    for name, (rate, event) in schedules.items():
-        rule = logical_id(SWEEPER, name, "rule")
+    for name, (rate, event) in SCHEDULES[name_of_function].items():
+        rule = logical_id(name_of_function, name, "rule")
         resources[rule] = {
             "Type": "AWS::Events::Rule",
             "Properties": {
@@ -255,7 +290,7 @@ def _sweeper_schedule() -> Template:
                 "Targets": [{"Id": name, "Arn": {"Fn::GetAtt": [function, "Arn"]}, "Input": event}],
             },
         }
-        resources[logical_id(SWEEPER, name, "permission")] = {
+        resources[logical_id(name_of_function, name, "permission")] = {
             "Type": "AWS::Lambda::Permission",
             "Properties": {
                 "Action": "lambda:InvokeFunction",
@@ -265,6 +300,40 @@ def _sweeper_schedule() -> Template:
             },
         }
     return resources
+
+
+def _watch_over_the_watcher(plan: Plan) -> Template:
+    """
+    Alarms of CloudWatch, which run outside of the fleet: who watches is watched by somebody else.
+
+    A function that is not called has no data points, so that missing ones have to count as an alarm.
+    Source: Amazon CloudWatch User Guide, "Configuring how CloudWatch alarms treat missing data".
+    """
+    conditions = {
+        "silent": ("Invocations", "LessThanThreshold", "breaching", "was not called"),
+        "failing": ("Errors", "GreaterThanOrEqualToThreshold", "notBreaching", "failed each time"),
+    }
+    return {
+        logical_id(WATCHER, name, "alarm"): {
+            "Type": "AWS::CloudWatch::Alarm",
+            "Properties": {
+                "AlarmName": f"{function_name(plan.prefix, WATCHER)}-{name}",
+                "AlarmDescription": f"The watcher {what} for {_WATCHER_SILENCE_MINUTES} minutes: no alarm of "
+                "Esclusa can be trusted. See its log, and whether the ledger answers.",
+                "Namespace": "AWS/Lambda",
+                "MetricName": metric,
+                "Dimensions": [{"Name": "FunctionName", "Value": {"Ref": logical_id(WATCHER, "function")}}],
+                "Statistic": "Sum",
+                "Period": 60,
+                "EvaluationPeriods": _WATCHER_SILENCE_MINUTES,
+                "Threshold": 1,
+                "ComparisonOperator": comparison,
+                "TreatMissingData": missing,
+                "AlarmActions": [plan.alarm_topic_arn] if plan.alarm_topic_arn else [],
+            },
+        }
+        for name, (metric, comparison, missing, what) in conditions.items()
+    }
 
 
 def _worker_policy(plan: Plan, worker: str, origins: Sequence[Origin]) -> Template:

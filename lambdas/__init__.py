@@ -1,1 +1,1 @@
-"""The gates between the areas, the cleaner behind them and the sweeper that heals what never happened."""
+"""The gates between the areas, the cleaner behind them, the sweeper that heals and the watcher that tells."""

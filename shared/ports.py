@@ -607,6 +607,33 @@ class QueueInspector(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What people are told at once: every alarm that came or went since the notice before."""
+
+    #: The same again if the same notice is sent again.
+    id: str
+    #: Whose alarms they are: the prefix of the fleet's buckets.
+    fleet: str
+    told_at: datetime
+    raised: tuple[Alarm, ...] = ()
+    resolved: tuple[Alarm, ...] = ()
+
+
+class Notifier(Protocol):
+    """Where notices go."""
+
+    def notify(self, notice: Notice) -> None:
+        """
+        Deliver a notice, in bounded time.
+
+        Raises:
+            Unavailable: if nobody answers, or the answer is no success; later it may be one.
+            SecretNotFound: if what it needs to know leads nowhere.
+        """
+        ...
+
+
 class SecretStore(Protocol):
     """Where references to secrets lead."""
 

@@ -17,10 +17,13 @@ class Expectation:
     #: When the table was first expected: before that it cannot be late.
     since: datetime
 
+    def reached(self, published_until: datetime | None) -> datetime:
+        """Return up to where nothing is missing: what was before the table was expected is not missed."""
+        return self.since if published_until is None else max(published_until, self.since)
+
     def is_late(self, published_until: datetime | None, *, now: datetime) -> bool:
         """Return whether rows are missing that should be there: `published_until` is where they end."""
-        reached = self.since if published_until is None else max(published_until, self.since)
-        return now - reached > self.every + self.expected_by
+        return now - self.reached(published_until) > self.every + self.expected_by
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import grimp
 import pytest
 from importlinter.cli import lint_imports
 
-from infra.templates import FUNCTION_QUEUES, SWEEPER
+from infra.templates import FUNCTION_QUEUES, SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = [*FUNCTION_QUEUES, SWEEPER]
+FUNCTIONS = [*FUNCTION_QUEUES, *SCHEDULES]
 
 #: Each costs more at a cold start than all else together, or belongs to workers and people only. Not rich:
 #: structlog takes it where it is installed, and in the zip of the Lambdas it is not.

@@ -10,7 +10,7 @@ import pytest
 
 from infra import package
 from infra.package import MAX_DIRECT_UPLOAD_BYTES, MAX_UNZIPPED_BYTES, PACKAGES, Archive
-from infra.templates import FUNCTION_QUEUES, SWEEPER
+from infra.templates import FUNCTION_QUEUES, SCHEDULES
 from shared.errors import ConfigurationError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -64,7 +64,7 @@ def test_every_handler_imports_from_the_zip_alone_and_reads_a_footer(tmp_path: P
     built = build_or_skip(tmp_path / "here.zip", python_version=HERE)
     root = tmp_path / "unzipped"
     zipfile.ZipFile(built.path).extractall(root)
-    functions = [*FUNCTION_QUEUES, SWEEPER]
+    functions = [*FUNCTION_QUEUES, *SCHEDULES]
     modules = [f"lambdas.{function.replace('-', '_')}.handler" for function in functions]
 
     program = f"""

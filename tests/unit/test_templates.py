@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from infra.names import (
 )
 from infra.templates import (
     FUNCTION_QUEUES,
-    SWEEPER,
+    SCHEDULES,
+    WATCHER,
     WORKER_QUEUES,
     InlineCode,
     PackagedCode,
@@ -36,7 +38,7 @@ from shared.lifecycle import GATE_QUEUES
 from shared.ports import QueueName
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = [*FUNCTION_QUEUES, SWEEPER]
+FUNCTIONS = [*FUNCTION_QUEUES, *SCHEDULES]
 GATES = {str(queue): area for area, queue in GATE_QUEUES.items()}
 
 AWS = Plan(
@@ -115,7 +117,7 @@ def test_every_function_is_a_folder_with_a_handler_and_every_handler_a_function(
     deployed = {properties["Handler"] for _, properties in of_type(SHARED, "AWS::Lambda::Function")}
 
     assert deployed == {f"lambdas.{folder}.handler.handle" for folder in folders}
-    assert len(deployed) == len(FUNCTIONS) == 6
+    assert len(deployed) == len(FUNCTIONS) == 7
 
 
 def test_inline_code_imports_the_same_handlers() -> None:
@@ -143,7 +145,7 @@ def test_every_function_is_called_by_its_queue_or_by_a_schedule() -> None:
         logical_id(function, "function"): logical_id(queue, "queue")
         for function, queue in FUNCTION_QUEUES.items()
     }
-    assert scheduled == {logical_id(SWEEPER, "function")}
+    assert scheduled == {logical_id(function, "function") for function in SCHEDULES}
 
 
 def test_every_queue_has_one_kind_of_reader() -> None:
@@ -301,6 +303,7 @@ OBJECTS: Mapping[str, Mapping[str, set[Area]]] = {
         "s3:AbortMultipartUpload": {Area.FINAL, Area.QUARANTINE},
     },
     "publisher": {"s3:GetObject": {Area.FINAL}},
+    "watcher": {},
 }
 ACTIONS = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
 
@@ -344,7 +347,7 @@ def test_a_role_touches_no_bucket_of_others(role: str) -> None:
             assert not is_allowed(statements, action, object_of(area), elsewhere)
 
 
-@pytest.mark.parametrize("role", OBJECTS)
+@pytest.mark.parametrize("role", sorted(set(OBJECTS) - {WATCHER}))
 def test_a_role_that_looks_for_an_object_hears_that_there_is_none(role: str) -> None:
     # S3 answers 403 in place of 404 unless the role may list the bucket, in a request that has no prefix.
     assert is_allowed(statements_of(role), "s3:ListBucket", "arn:aws:s3:::esclusa-shop")
@@ -364,7 +367,7 @@ def test_a_role_takes_messages_from_its_own_queue_only(role: str) -> None:
         assert readable == ({own} if own else set())
 
 
-@pytest.mark.parametrize("role", OBJECTS)
+@pytest.mark.parametrize("role", sorted(set(OBJECTS) - {WATCHER}))
 def test_a_role_can_empty_the_outbox_but_not_write_dead_letters(role: str) -> None:
     statements = statements_of(role)
 
@@ -372,6 +375,84 @@ def test_a_role_can_empty_the_outbox_but_not_write_dead_letters(role: str) -> No
         assert is_allowed(statements, "sqs:SendMessage", queue_arn(queue_name("esclusa", queue)))
         dead_letters = queue_arn(dead_letter_queue_name("esclusa", queue))
         assert not is_allowed(statements, "sqs:SendMessage", dead_letters)
+
+
+# ---- the watcher -------------------------------------------------------------------------------------------------
+
+TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:on-call"
+
+
+def watcher_of(**channel: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The statements and the environment of a watcher that tells its alarms to a channel."""
+    resources = shared_template(replace(AWS, **channel), ORIGINS)["Resources"]
+    (policy,) = resources[logical_id(WATCHER, "role")]["Properties"]["Policies"]
+    function = resources[logical_id(WATCHER, "function")]["Properties"]
+    return policy["PolicyDocument"]["Statement"], function["Environment"]["Variables"]
+
+
+def test_the_watcher_counts_the_messages_of_every_queue_and_touches_none() -> None:
+    statements = statements_of(WATCHER)
+
+    for name in (
+        *(queue_name("esclusa", q) for q in QueueName),
+        dead_letter_queue_name("esclusa", QueueName.CLEAN),
+    ):
+        assert is_allowed(statements, "sqs:GetQueueAttributes", queue_arn(name))
+        assert is_allowed(statements, "sqs:GetQueueUrl", queue_arn(name))
+        for action in ("sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:PurgeQueue"):
+            assert not is_allowed(statements, action, queue_arn(name))
+    assert not is_allowed(statements, "sqs:GetQueueAttributes", queue_arn("others-clean"))
+
+
+def test_the_watcher_tells_its_own_topic_only() -> None:
+    statements, environment = watcher_of(alarm_topic_arn=TOPIC)
+
+    assert is_allowed(statements, "sns:Publish", TOPIC)
+    assert not is_allowed(statements, "sns:Publish", f"{TOPIC}-of-others")
+    assert not is_allowed(statements, "sns:Subscribe", TOPIC)
+    assert not is_allowed(statements_of(WATCHER), "sns:Publish", TOPIC)
+    assert environment["ESCLUSA_ALARM_TOPIC_ARN"] == TOPIC
+
+
+def test_the_watcher_reads_the_secrets_of_its_webhook_and_its_environment_holds_references() -> None:
+    url, key = "secretsmanager:esclusa/alarms#url", "ssm:/esclusa/alarm-key"
+
+    statements, environment = watcher_of(alarm_webhook_url=url, alarm_webhook_key=key)
+
+    parameter = f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/esclusa/alarm-key"
+    assert is_allowed(statements, "secretsmanager:GetSecretValue", secret_arn("esclusa/alarms"))
+    assert is_allowed(statements, "ssm:GetParameter", parameter)
+    assert not is_allowed(statements_of(WATCHER), "ssm:GetParameter", parameter)
+    assert (environment["ESCLUSA_ALARM_WEBHOOK_URL"], environment["ESCLUSA_ALARM_WEBHOOK_KEY"]) == (url, key)
+
+
+def test_only_the_watcher_is_told_of_the_channel() -> None:
+    template = shared_template(replace(AWS, alarm_topic_arn=TOPIC), ORIGINS)
+
+    knowing = {
+        properties["FunctionName"]
+        for _, properties in of_type(template, "AWS::Lambda::Function")
+        if "ESCLUSA_ALARM_TOPIC_ARN" in properties["Environment"]["Variables"]
+    }
+
+    assert knowing == {function_name("esclusa", WATCHER)}
+
+
+@pytest.mark.parametrize("topic", [None, TOPIC])
+def test_a_watcher_that_is_not_called_or_fails_is_told_from_outside(topic: str | None) -> None:
+    template = shared_template(replace(AWS, alarm_topic_arn=topic), ORIGINS)
+
+    alarms = {
+        properties["MetricName"]: properties for _, properties in of_type(template, "AWS::CloudWatch::Alarm")
+    }
+
+    assert set(alarms) == {"Invocations", "Errors"}
+    assert alarms["Invocations"]["TreatMissingData"] == "breaching"
+    for alarm in alarms.values():
+        assert alarm["Dimensions"] == [
+            {"Name": "FunctionName", "Value": {"Ref": logical_id(WATCHER, "function")}}
+        ]
+        assert alarm["AlarmActions"] == ([topic] if topic else [])
 
 
 @pytest.mark.parametrize("role", OBJECTS)
