@@ -79,7 +79,8 @@ def sweep(
             if is_alone:
                 run.take_all(find_expired_evidence(ledger, store, limits=limits))
                 _search_long_areas(run, buckets, long_areas)
-    run.take_all(find_messages(ledger))
+    if run.has_begun:
+        run.send()
     _log(run.report)
     return run.report
 
@@ -87,12 +88,14 @@ def sweep(
 @contextmanager
 def _alone(run: "_Run", part: SweepPart) -> Iterator[bool]:
     if run.report.is_dry_run:
+        run.has_begun = True
         yield True
         return
     with run.ledger.exclusively(part) as is_alone:
         if not is_alone:
             log.info("sweep_skipped", part=part)
             run.report.skipped.append(part)
+        run.has_begun |= is_alone
         yield is_alone
 
 
@@ -102,7 +105,7 @@ def _sweep_ledger(run: "_Run") -> None:
     run.take_all(find_free_places(run.ledger))
     run.take_all(find_leftovers(run.ledger, limits=run.limits))
     if not run.report.is_dry_run:  # it will find the same messages at its end
-        run.take_all(find_messages(run.ledger))
+        run.send()
 
 
 def _search_buckets(run: "_Run", buckets: Collection[str], areas: Collection[Area]) -> None:
@@ -203,6 +206,7 @@ class _Run:
     is_time_up: Callable[[], bool]
     resume_after: Mapping[str, str]
     report: SweepReport
+    has_begun: bool = field(default=False, init=False)
     taken_away: int = field(default=0, init=False)
 
     def is_over(self) -> bool:
@@ -213,11 +217,16 @@ class _Run:
         """Note what was not reached."""
         self.report.not_reached.append(NotReached(where, after))
 
+    def send(self) -> None:
+        """Send what the outbox holds, also when the time is up: there is some kept for it."""
+        for action in find_messages(self.ledger):
+            self.take(action)
+
     def take_all(self, actions: Iterable[Action]) -> None:
         """Carry out what a step found in the ledger, as long as there is time."""
         for action in actions:
             if self.is_time_up():
-                self.leave(action.kind)
+                self.leave(str(action.kind))
                 return
             self.take(action)
 

@@ -1,21 +1,24 @@
 """The sweeper brings on what was recorded and never happened, and takes away what happened and was never recorded."""
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import fields
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney, Part
-from support.ledger_rows import a_batch, add_batch
+from support.ledger_rows import a_batch, a_foreign_file, a_raw_file, add_batch
 
 from lambdas.gate import Verdict
-from lambdas.sweeper.actions import ActionKind
+from lambdas.sweeper.actions import TAKES_AWAY, ActionKind
 from lambdas.sweeper.in_ledger import WAITING_STATES
 from lambdas.sweeper.limits import SweepLimits
-from lambdas.sweeper.report import SweepReport
+from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.sweeper.sweep import sweep
 from shared import lifecycle
@@ -31,14 +34,16 @@ from shared.domain.files import (
 )
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceGuard
 from shared.errors import Unavailable
-from shared.object_store.memory import MemoryObjectStore
+from shared.ledger.memory import MemoryLedger, _MemoryTransaction
 from shared.ports import QueueName
 
 LIMITS = SweepLimits(wake_after=timedelta(seconds=60), stray_after=timedelta(hours=2))
 ALL_AREAS = (*TRANSIENT_AREAS, Area.FINAL)
 DEEP = tuple(Area)
 LIMIT_FIELDS = fields(SweepLimits)
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -504,23 +509,460 @@ def test_a_key_that_the_ledger_cannot_hold_does_not_keep_it_from_the_other_objec
     assert report.counts[ActionKind.SET_ASIDE] == 1
 
 
-def test_sweeping_twice_at_once_does_nothing_twice(
-    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+# ---- places at a source ------------------------------------------------------------------------------------------
+
+
+def test_a_place_that_a_breaker_gives_free_by_the_clock_is_given_to_a_deferred_batch(
+    journey: MemoryJourney,
 ) -> None:
     journey.plan()
+    _defer(journey)
+    _set_guard(
+        journey, SourceGuard("shop", failures_in_a_row=9, open_until=journey.clock() + timedelta(minutes=5))
+    )
+    assert "start_deferred" not in swept(journey)
+    journey.clock.advance(minutes=5)
+
+    report = sweep_report(journey)
+
+    assert report.counts[ActionKind.START_DEFERRED] == 1
+    assert told(report)[0] == (
+        "start_deferred",
+        "shop",
+        f"1 places are free, 0 attempts run; waiting: {journey.batch_id}",
+    )
+    assert journey.queues.waiting(QueueName.EXTRACT)
+
+
+def test_sources_without_deferred_batches_cost_nothing_however_many_there_are(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with journey.ledger.transaction() as tx:
+        for number in range(1000):
+            tx.save_source_guard(SourceGuard(f"source_{number}"))
+    journey.plan()
+    _defer(journey)
+    counted: list[str] = []
+    monkeypatch.setattr(lifecycle, "start_deferred", lambda _, source: counted.append(source) or 1)
+    begun = _count_transactions(journey, monkeypatch)
+
+    swept(journey)
+
+    assert counted == ["shop"]
+    assert len(begun) < 30
+
+
+# ---- one at a time -----------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_beside_another_one_leaves_everything_to_it(journey: MemoryJourney) -> None:
+    journey.plan()
     journey.claim(Stage.EXTRACT)
+    journey.put_by_hand("tmp/notes.csv")
     journey.clock.advance(hours=3)
-    listed = MemoryObjectStore.open_uploads
 
-    def sweep_meanwhile(bucket: str) -> Any:
-        monkeypatch.setattr(journey.memory, "open_uploads", lambda name: listed(journey.memory, name))
-        assert swept(journey) == {}
-        return listed(journey.memory, bucket)
+    with journey.ledger.exclusively(SweepPart.EVERYDAY):
+        report = sweep_report(journey, areas=TRANSIENT_AREAS)
 
-    monkeypatch.setattr(journey.memory, "open_uploads", sweep_meanwhile)
-
+    assert report.skipped == [SweepPart.EVERYDAY]
+    assert not report.actions
     assert swept(journey)["expire_lease"] == 1
-    assert journey.batch.attempt_number(Stage.EXTRACT) == 1
+
+
+def test_a_deep_sweep_that_takes_long_keeps_no_batch_from_being_healed(journey: MemoryJourney) -> None:
+    journey.plan()
+    journey.claim(Stage.EXTRACT)
+    journey.put_by_hand("final/notes.csv")
+    journey.clock.advance(hours=3)
+
+    with journey.ledger.exclusively(SweepPart.DEEP):
+        report = sweep_report(journey, areas=DEEP)
+
+    assert report.skipped == [SweepPart.DEEP]
+    assert report.counts == {ActionKind.EXPIRE_LEASE: 1, ActionKind.SEND_MESSAGES: 2}
+
+
+def test_a_deep_sweep_beside_an_everyday_one_is_deep_all_the_same(journey: MemoryJourney) -> None:
+    journey.put_by_hand("final/notes.csv")
+    journey.clock.advance(hours=3)
+
+    with journey.ledger.exclusively(SweepPart.EVERYDAY):
+        report = sweep_report(journey, areas=DEEP)
+
+    assert report.counts[ActionKind.SET_ASIDE] == 1
+
+
+def test_the_next_sweep_is_free_after_one_that_broke_off(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(bucket: str) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journey.memory, "open_uploads", break_off)
+        with pytest.raises(ZeroDivisionError):
+            sweep_report(journey)
+
+    assert not sweep_report(journey).skipped
+
+
+# ---- a dry run ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_finds_one_of_each_kind_and_writes_nothing_anywhere(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = _one_of_each_kind(journey)
+    before = (journey.object_keys(), list(journey.memory.open_uploads(journey.bucket)), _rows(journey))
+    _forbid_writes(journey, monkeypatch)
+
+    report = sweep_report(journey, areas=DEEP, is_dry_run=True)
+
+    assert set(report.counts) == kinds == set(ActionKind)
+    after = (journey.object_keys(), list(journey.memory.open_uploads(journey.bucket)), _rows(journey))
+    assert after == before
+
+
+def test_a_run_does_what_a_dry_run_finds(journey: MemoryJourney) -> None:
+    kinds = _one_of_each_kind(journey)
+    found = told(sweep_report(journey, areas=DEEP, is_dry_run=True))
+
+    report = sweep_report(journey, areas=DEEP)
+
+    assert set(report.counts) == kinds
+    # The messages are sent twice: before the search of the buckets, and at the end.
+    done = [item for item in told(report) if item[0] != "send_messages"]
+    assert sorted(done) == sorted(item for item in found if item[0] != "send_messages")
+
+
+def test_a_dry_run_is_kept_from_nothing_and_keeps_nobody(journey: MemoryJourney) -> None:
+    journey.put_by_hand("tmp/notes.csv")
+    journey.clock.advance(hours=3)
+
+    with journey.ledger.exclusively(SweepPart.EVERYDAY):
+        report = sweep_report(journey, is_dry_run=True)
+
+    assert report.counts == {ActionKind.SET_ASIDE: 1}
+
+
+def test_every_action_says_why(journey: MemoryJourney) -> None:
+    _one_of_each_kind(journey)
+
+    reasons = {kind: because for kind, _, because in told(sweep_report(journey, areas=DEEP, is_dry_run=True))}
+
+    id_ = journey.batch_id
+    assert reasons["expire_lease"] == "extract attempt 2: its lease is over since 2026-11-22T15:05:00Z"
+    assert reasons["delete_stray"] == (
+        f"written 2026-11-22T12:00:00Z by extract attempt 1 of batch {id_}; attempt 2 came after it"
+    )
+    assert reasons["set_aside"] == "written 2026-11-22T15:00:00Z by nobody of ours"
+    assert reasons["leave_unknown"] == (
+        f"written 2026-11-22T15:00:00Z by extract attempt 7 of batch {id_}, of which the ledger knows 2"
+    )
+    assert reasons["abort_upload"] == "begun 2026-11-22T15:00:00Z by nobody of ours"
+    assert reasons["wake_batch"] == "planned since 2026-11-22T12:00:00Z, 1 messages sent"
+    assert reasons["record_expired"] == "recorded over 90 days ago; its bucket does not hold it any more"
+
+
+# ---- no more than so much ----------------------------------------------------------------------------------------
+
+
+def test_no_run_takes_away_more_than_its_limit_of_strays_uploads_and_foreign_objects(
+    journey: MemoryJourney,
+) -> None:
+    journey.plan()
+    journey.write_raw(journey.claim(Stage.EXTRACT), number=3)
+    journey.clock.advance(hours=3)
+    journey.claim(Stage.EXTRACT)
+    journey.put_by_hand("tmp/a.csv")
+    journey.store.open_upload(Location(journey.bucket, "tmp/b.csv"), metadata={})
+    journey.clock.advance(hours=3)
+    three = [ActionKind.ABORT_UPLOAD, ActionKind.DELETE_STRAY, ActionKind.SET_ASIDE]
+
+    reports = [sweep_report(journey, limits=replace(LIMITS, delete_limit=1)) for _ in three]
+
+    assert [[kind for kind in three if report.counts[kind]] for report in reports] == [
+        [ActionKind.ABORT_UPLOAD],
+        [ActionKind.SET_ASIDE],
+        [ActionKind.DELETE_STRAY],
+    ]
+    assert [report.is_delete_limit_reached for report in reports] == [True, True, False]
+
+
+def test_the_limit_that_is_reached_is_an_error_in_the_log(journey: MemoryJourney) -> None:
+    for name in "abc":
+        journey.put_by_hand(f"tmp/{name}.csv")
+    journey.clock.advance(hours=3)
+
+    with capture_logs() as logs:
+        report = sweep_report(journey, limits=replace(LIMITS, delete_limit=2))
+
+    assert report.is_worrying
+    assert [entry["log_level"] for entry in logs if entry["event"] == "sweep_delete_limit_reached"] == [
+        "error"
+    ]
+
+
+def test_as_much_as_the_limit_allows_is_no_worry(journey: MemoryJourney) -> None:
+    for name in "ab":
+        journey.put_by_hand(f"tmp/{name}.csv")
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey, limits=replace(LIMITS, delete_limit=2))
+
+    assert report.counts[ActionKind.SET_ASIDE] == 2
+    assert not report.is_worrying
+
+
+def test_what_heals_batches_goes_on_when_the_limit_is_reached(journey: MemoryJourney) -> None:
+    journey.plan()
+    journey.put_by_hand("tmp/a.csv")
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey, limits=replace(LIMITS, delete_limit=0))
+
+    assert report.counts == {ActionKind.WAKE_BATCH: 1, ActionKind.SEND_MESSAGES: 2}
+    assert report.is_delete_limit_reached
+
+
+# ---- a ledger that knows too little ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("area", DEEP)
+def test_with_a_ledger_from_before_the_batch_nothing_of_it_goes(journey: MemoryJourney, area: Area) -> None:
+    _lead_to(journey, BatchState.COMMITTED)
+    key = _own_key(journey, area, part=9)
+    journey.put_by_hand(key)
+    journey.store.open_upload(Location(journey.bucket, key), metadata={})
+    journey.ledger = MemoryLedger(journey.clock)
+    objects = journey.object_keys()
+    journey.clock.advance(hours=3)
+
+    with capture_logs() as logs:
+        report = sweep_report(journey, areas=DEEP)
+
+    assert set(report.counts) == {ActionKind.LEAVE_UNKNOWN}
+    assert report.is_worrying
+    assert journey.object_keys() == objects
+    assert list(journey.memory.open_uploads(journey.bucket))
+    assert "objects_of_unknown_attempts" in {e["event"] for e in logs if e["log_level"] == "error"}
+
+
+def test_with_a_ledger_from_before_an_attempt_nothing_of_that_attempt_goes(journey: MemoryJourney) -> None:
+    journey.plan()
+    journey.claim(Stage.EXTRACT)
+    key = raw_key(Area.TMP, table="orders", batch_id=journey.batch_id, attempt=2, part=0)
+    journey.put_by_hand(key)
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey)
+
+    assert report.counts[ActionKind.LEAVE_UNKNOWN] == 1
+    assert key in journey.object_keys()
+
+
+def test_an_object_of_ours_in_the_bucket_of_another_source_is_foreign(journey: MemoryJourney) -> None:
+    _lead_to(journey, BatchState.EXTRACTED)
+    key = journey.file(Area.TMP).location.key
+    journey.memory.overwrite(Location("esclusa-crm", key), b"copied")
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey, buckets=["esclusa-crm"])
+
+    assert report.counts[ActionKind.SET_ASIDE] == 1
+
+
+# ---- graces and clocks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes_off", [-30, 0, 30])
+def test_whatever_the_clock_of_the_store_says_nothing_of_an_attempt_at_work_is_touched(
+    journey: MemoryJourney, minutes_off: int
+) -> None:
+    journey.memory._clock = lambda: journey.clock() + timedelta(minutes=minutes_off)
+    journey.plan()
+    attempt = journey.claim(Stage.EXTRACT)
+    written = journey.write_raw(attempt)
+    upload = journey.store.open_upload(
+        Location(journey.bucket, _own_key(journey, Area.TMP, part=1)), metadata={}
+    )
+    impatient = SweepLimits(stray_after=SECOND, upload_after=SECOND, foreign_after=SECOND)
+    for _ in range(70):
+        journey.clock.advance(minutes=1)
+        with journey.ledger.transaction() as tx:
+            lifecycle.renew(tx, attempt, lease=LEASE)
+
+        report = sweep_report(journey, limits=impatient, areas=DEEP)
+
+        assert not TAKES_AWAY & set(report.counts)
+    assert journey.store.head(written.location)
+    upload.complete()
+
+
+@pytest.mark.parametrize(("minutes_off", "minutes_of_grace"), [(-10, 110), (0, 120), (10, 130)])
+def test_a_skew_between_store_and_ledger_moves_a_grace_by_as_much(
+    journey: MemoryJourney, minutes_off: int, minutes_of_grace: int
+) -> None:
+    journey.memory._clock = lambda: journey.clock() + timedelta(minutes=minutes_off)
+    journey.put_by_hand("tmp/notes.csv")
+    minutes = 0
+    while "set_aside" not in swept(journey):
+        journey.clock.advance(minutes=1)
+        minutes += 1
+
+    assert minutes == minutes_of_grace + 1
+
+
+def test_each_thing_has_a_grace_of_its_own(journey: MemoryJourney) -> None:
+    limits = SweepLimits(
+        clean_after=timedelta(minutes=5),
+        stray_after=timedelta(minutes=10),
+        upload_after=timedelta(minutes=20),
+        foreign_after=timedelta(minutes=30),
+    )
+    _lead_to(journey, BatchState.COMMITTED)
+    journey.put_by_hand(
+        raw_key(Area.TMP, table="orders", batch_id=_published_batch(journey), attempt=1, part=9)
+    )
+    journey.put_by_hand("tmp/notes.csv")
+    journey.store.open_upload(Location(journey.bucket, "tmp/b.csv"), metadata={})
+    first_done: dict[ActionKind, int] = {}
+    for minute in range(1, 40):
+        journey.clock.advance(minutes=1)
+        for kind in sweep_report(journey, limits=limits).counts:
+            first_done.setdefault(kind, minute)
+
+    assert first_done[ActionKind.CLEAN_BATCH] == 6
+    assert first_done[ActionKind.DELETE_STRAY] == 11
+    assert first_done[ActionKind.ABORT_UPLOAD] == 21
+    assert first_done[ActionKind.SET_ASIDE] == 31
+
+
+# ---- time --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_ends_when_its_time_is_up_and_says_what_it_did_not_reach(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambdas.sweeper.sweep._OBJECTS_PER_QUESTION", 2)
+    for name in "abcdef":
+        journey.put_by_hand(f"tmp/{name}.csv")
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey, areas=[Area.TMP], is_time_up=_after(looks=8))
+
+    ended_after = report.not_reached[0].after
+    assert report.not_reached == [NotReached("s3://esclusa-shop/tmp/", ended_after)]
+    assert "tmp/a.csv" <= ended_after < "tmp/f.csv"
+    # What it had posted is sent all the same.
+    assert len(journey.set_aside_messages()) == report.counts[ActionKind.SET_ASIDE] > 0
+
+
+def test_a_sweep_goes_on_where_an_earlier_one_ended(journey: MemoryJourney) -> None:
+    for name in "abcdef":
+        journey.put_by_hand(f"tmp/{name}.csv")
+    journey.clock.advance(hours=3)
+    first = sweep_report(journey, areas=[Area.TMP], is_time_up=_after(looks=6))
+
+    second = sweep_report(
+        journey, areas=[Area.TMP], resume_after={item.where: item.after for item in first.not_reached}
+    )
+
+    subjects = [
+        [action.subject for action in report.actions if action.kind is ActionKind.SET_ASIDE]
+        for report in (first, second)
+    ]
+    assert sorted(subjects[0] + subjects[1]) == [f"s3://esclusa-shop/tmp/{name}.csv" for name in "abcdef"]
+    assert all(subjects)
+    assert second.finished == ["s3://esclusa-shop/tmp/"]
+
+
+def test_the_time_of_the_ledgers_steps_is_watched_too(journey: MemoryJourney) -> None:
+    with journey.ledger.transaction() as tx:
+        for number in range(20):
+            add_batch(tx, a_batch(f"slot {number}"))
+    journey.clock.advance(hours=3)
+
+    report = sweep_report(journey, is_time_up=_after(looks=5))
+
+    assert report.counts[ActionKind.WAKE_BATCH] == 5
+    assert NotReached("wake_batch") in report.not_reached
+
+
+def test_no_long_area_starves_those_behind_it(journey: MemoryJourney) -> None:
+    """Of three buckets one never ends: a run that comes to it gets no further."""
+    buckets = ["esclusa-a", "esclusa-b", "esclusa-c"]
+    listed: list[str] = []
+
+    def list_and_tell(bucket: str, prefix: str, *, after: str = "") -> Any:
+        listed.append(bucket)
+        return iter(())
+
+    journey.memory.list = list_and_tell  # type: ignore[method-assign]
+    finished: Counter[str] = Counter()
+    for _ in range(24):
+        listed.clear()
+        journey.clock.advance(hours=1)
+        report = sweep_report(
+            journey, buckets=buckets, areas=[Area.FINAL], is_time_up=lambda: "esclusa-a" in listed
+        )
+        finished.update(report.finished)
+
+    assert min(finished["s3://esclusa-b/final/"], finished["s3://esclusa-c/final/"]) >= 6
+
+
+# ---- what expired in quarantine ----------------------------------------------------------------------------------
+
+
+def test_a_file_of_quarantine_that_its_bucket_deleted_is_recorded_as_gone(journey: MemoryJourney) -> None:
+    gone, kept = (_set_aside(journey, f"tmp/{name}.csv") for name in ("gone", "kept"))
+    journey.clock.advance(hours=24 * 90 + 1)
+    journey.memory.delete(gone)
+
+    report = sweep_report(journey, areas=DEEP)
+
+    assert [action.subject for action in report.actions if action.kind is ActionKind.RECORD_EXPIRED] == [
+        str(gone)
+    ]
+    with journey.ledger.transaction() as tx:
+        files = [tx.file(gone), tx.file(kept)]
+    assert [file is not None and file.deleted_at is not None for file in files] == [True, False]
+    assert ActionKind.RECORD_EXPIRED not in sweep_report(journey, areas=DEEP).counts
+
+
+def test_a_file_of_quarantine_that_has_not_expired_is_not_asked_about(journey: MemoryJourney) -> None:
+    young = _set_aside(journey, "tmp/young.csv")
+    journey.memory.delete(young)
+    journey.clock.advance(hours=24 * 89)
+
+    assert ActionKind.RECORD_EXPIRED not in sweep_report(journey, areas=DEEP).counts
+
+
+def test_a_longer_key_is_not_taken_for_an_expired_one(journey: MemoryJourney) -> None:
+    gone = _set_aside(journey, "tmp/gone.csv")
+    journey.clock.advance(hours=24 * 90 + 1)
+    journey.memory.delete(gone)
+    journey.put_by_hand(gone.key + "0")
+
+    assert sweep_report(journey, areas=DEEP).counts[ActionKind.RECORD_EXPIRED] == 1
+
+
+# ---- long waits --------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_is_woken_again_and_again_is_named(journey: MemoryJourney) -> None:
+    journey.plan()
+    named: list[int] = []
+    with capture_logs() as logs:
+        for hour in range(12):
+            journey.clock.advance(hours=1)
+            report = sweep_report(journey)
+            named += [hour] * len(report.waiting_long)
+
+    warned = [entry for entry in logs if entry["event"] == "batches_wait_long"]
+    assert len(warned) == len(named) >= 3
+    assert warned[0]["batch_ids"] == [journey.batch_id]
+    assert named[0] >= 2
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
@@ -567,6 +1009,8 @@ def test_a_refused_batch_waits_for_an_operator_and_not_for_the_sweeper(journey: 
 
 
 def _own_key(journey: MemoryJourney, area: Area, *, part: int) -> str:
+    if area is Area.QUARANTINE:
+        return rejects_key(table="orders", batch_id=journey.batch_id, attempt=1)
     if area is Area.FINAL:
         return final_key(table="orders", day="2026-11-22", batch_id=journey.batch_id, attempt=1, part=part)
     return raw_key(area, table="orders", batch_id=journey.batch_id, attempt=1, part=part)
@@ -585,3 +1029,100 @@ def _lead_to(journey: MemoryJourney, state: BatchState) -> None:
             assert journey.check(gates[now]) is Verdict.OPENED
         else:
             work[now]()
+
+
+def _defer(journey: MemoryJourney) -> None:
+    """Let the batch wait for a place, as a claim without one does."""
+    deferred = replace(journey.batch, woken_at=None)
+    with journey.ledger.transaction() as tx:
+        tx.save_batch(deferred)
+    journey.queues.purge()
+
+
+def _set_guard(journey: MemoryJourney, guard: SourceGuard) -> None:
+    with journey.ledger.transaction() as tx:
+        tx.save_source_guard(guard)
+
+
+def _count_transactions(journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    begun: list[int] = []
+    begin = journey.ledger.transaction
+
+    def counted() -> Any:
+        begun.append(1)
+        return begin()
+
+    monkeypatch.setattr(journey.ledger, "transaction", counted)
+    return begun
+
+
+def _after(*, looks: int) -> Callable[[], bool]:
+    """Return a clock whose time is up after so many looks at it."""
+    seen = itertools.count()
+    return lambda: next(seen) >= looks
+
+
+def _set_aside(journey: MemoryJourney, key: str) -> Location:
+    """Put an object into quarantine as a cleaner does, and record it."""
+    location = journey.put_by_hand(quarantine_key(key, sha256="0cc1" * 16))
+    with journey.ledger.transaction() as tx:
+        lifecycle.record_set_aside(tx, a_foreign_file(location.key, location=location))
+    return location
+
+
+def _published_batch(journey: MemoryJourney) -> str:
+    """Add a batch that is at rest after one attempt, and return its id."""
+    with journey.ledger.transaction() as tx:
+        attempts = {Stage.EXTRACT: 1, Stage.PROCESS: 1, Stage.PUBLISH: 1}
+        batch = a_batch("another", state=BatchState.PUBLISHED, attempts=attempts, committed_attempt=1)
+        return add_batch(tx, batch).id
+
+
+def _one_of_each_kind(journey: MemoryJourney) -> set[ActionKind]:
+    """Bring about something to do of every kind, and return the kinds."""
+    journey.plan()
+    journey.write_raw(journey.claim(Stage.EXTRACT))
+    expired = _set_aside(journey, "tmp/expired.csv")
+    with journey.ledger.transaction() as tx:
+        add_batch(tx, a_batch("asleep"))
+        add_batch(tx, a_batch("deferred", woken_at=None))
+        leftover = add_batch(
+            tx,
+            a_batch("leftover", state=BatchState.PUBLISHED, attempts={Stage.EXTRACT: 1}, committed_attempt=1),
+        )
+        tx.insert_file(a_raw_file(leftover))
+    journey.clock.advance(hours=3)
+    journey.claim(Stage.EXTRACT)
+    journey.memory.delete(expired)
+    journey.put_by_hand("tmp/notes.csv")
+    journey.put_by_hand("quarantine/notes.csv")
+    journey.put_by_hand(raw_key(Area.TMP, table="orders", batch_id=journey.batch_id, attempt=7, part=0))
+    journey.store.open_upload(Location(journey.bucket, "tmp/b.csv"), metadata={})
+    journey.clock.advance(hours=24 * 91)
+    return set(ActionKind)
+
+
+def _rows(journey: MemoryJourney) -> Any:
+    """Everything that the ledger holds."""
+    with journey.ledger.transaction() as tx:
+        batches = tx.batches()
+        of_batches = [(tx.events(batch.id), tx.attempts(batch.id)) for batch in batches]
+        return batches, of_batches, tx.files(), tx.source_guards(), tx.pending_message_count()
+
+
+def _forbid_writes(journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every writing call of every port raise, and every lock."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a dry run wrote")
+
+    monkeypatch.setattr(journey.ledger, "exclusively", refuse)
+    for name in ("put", "open_upload", "copy", "delete", "abort_upload"):
+        monkeypatch.setattr(journey.memory, name, refuse)
+    monkeypatch.setattr(journey.queues, "send", refuse)
+    for name in vars(_MemoryTransaction):
+        if name.startswith(("insert_", "save_", "append_", "set_", "delete_", "post", "mark_")):
+            monkeypatch.setattr(_MemoryTransaction, name, refuse)
+    # These lock, or make, the row that they read.
+    for name in ("watermark", "source_guard", "pending_messages"):
+        monkeypatch.setattr(_MemoryTransaction, name, refuse)
