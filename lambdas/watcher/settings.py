@@ -17,7 +17,10 @@ class WatcherSettings(BaseSettings):
     One channel: then an alarm is told or it is not. A topic of SNS hands notices on to as many as one likes.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True, extra="ignore")
+    # Errors do not show what was found: somebody may have written the URL itself, which is a secret.
+    model_config = SettingsConfigDict(
+        env_prefix="ESCLUSA_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     alarm_outbox_stuck_after_seconds: int = Field(
         300, ge=1, description="A message that did not leave the outbox for so long raises an alarm."
