@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import local, look, plan, prove, queues, sources, sweep
+from cli import local, look, plan, prove, quarantine, queues, sources, sweep
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -64,7 +64,7 @@ def version(as_json: JsonOption = False) -> None:
 for command in (
     *(local.up, local.down),
     *(sources.discover, sources.check, sources.schema),
-    *(plan.enqueue, plan.crontab, plan.replay),
+    *(plan.enqueue, plan.crontab),
     *(look.status, look.files, look.why, look.query),
     prove.prove,
     sweep.sweep,
@@ -72,6 +72,8 @@ for command in (
     version,
 ):
     app.command()(errors_told()(command))
+
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main() -> None:

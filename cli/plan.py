@@ -1,4 +1,4 @@
-"""Commands that plan work: enqueue, crontab, replay."""
+"""Commands that plan work: enqueue, crontab."""
 
 import shlex
 import shutil
@@ -14,10 +14,6 @@ import typer
 from cli.context import DEFAULT_SOURCES, JsonOption, SourcesOption, connections_of
 from cli.output import (
     ExitCode,
-    NotDone,
-    NotFound,
-    exit_code_of,
-    heading,
     number,
     print_json,
     print_table,
@@ -26,14 +22,13 @@ from cli.output import (
     text_of,
     whole,
 )
-from shared.domain.batches import HELD_STATES, Batch, BatchState, batch_id
-from shared.errors import ConfigurationError, EsclusaError
+from shared.domain.batches import batch_id
+from shared.errors import EsclusaError
 
 if TYPE_CHECKING:
     from services.extractor.enqueue import EnqueuedSource
     from shared.catalog import Catalog, Source
     from shared.domain.contracts import TableContract
-    from shared.fleet import Fleet
 
 SourceNames = Annotated[
     list[str] | None, typer.Option("--source", metavar="NAME", help="Only this source. Repeatable.")
@@ -235,7 +230,7 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
 
 
 #: When published rows are compared: at night, on Sundays all that was ever published.
-_PROOFS = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
+_PROOFS: tuple[tuple[str, list[str]], ...] = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
 
 
 def proof_lines(sources: Sequence[str | None]) -> list[tuple[str, str]]:
@@ -276,115 +271,3 @@ def _schedule(minutes: int, *, behind: int) -> str:
         return f"{behind} * * * *"
     # The windows of an interval that does not divide the hour end at other minutes each hour.
     return f"{behind}-59/{minutes} * * * *" if behind and 60 % minutes == 0 else f"*/{minutes} * * * *"
-
-
-# ---- replay ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What replaying a batch came to."""
-
-    batch_id: str
-    state: BatchState | None = None
-    contract_version: int | None = None
-    previous_contract_version: int | None = None
-    error: EsclusaError | None = None
-
-
-def replay(
-    context: typer.Context,
-    batches: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Ids of batches that are held.")],
-    note: Annotated[str, typer.Option("--note", help="Why; kept in the batch's history.")] = "",
-    sources: SourcesOption = DEFAULT_SOURCES,
-    as_json: JsonOption = False,
-) -> None:
-    """
-    Send quarantined or failed batches on their way again, once the cause is cured.
-
-    They take the newest contract of their table: that of the source file if there is one, else the newest in the
-    ledger. A batch that was refused by the publisher, under the same contract, goes on from final/; any other is
-    extracted again.
-    """
-    from shared.catalog import read_sources
-    from shared.outbox import send_pending
-
-    fleet = connections_of(context).fleet()
-    catalog = read_sources(sources) if sources.is_dir() else None
-    outcomes = [_replay_one(item, fleet=fleet, catalog=catalog, note=note) for item in dict.fromkeys(batches)]
-    send_pending(fleet.ledger, fleet.sender)
-    if as_json:
-        print_json(
-            {
-                "batches": [
-                    {
-                        "batch_id": outcome.batch_id,
-                        "state": outcome.state,
-                        "contract_version": outcome.contract_version,
-                        "previous_contract_version": outcome.previous_contract_version,
-                        "error": None if outcome.error is None else str(outcome.error),
-                    }
-                    for outcome in outcomes
-                ]
-            }
-        )
-    else:
-        print_table(
-            [whole("batch"), heading("state"), number("contract"), number("contract before")],
-            [
-                (item.batch_id, item.state, item.contract_version, item.previous_contract_version)
-                for item in outcomes
-                if item.error is None
-            ],
-            none="nothing was replayed",
-        )
-    errors = [outcome.error for outcome in outcomes if outcome.error]
-    for error in errors:
-        tell_error(error)
-    if errors:
-        raise typer.Exit(max(map(exit_code_of, errors)))
-
-
-def _replay_one(target: str, *, fleet: "Fleet", catalog: "Catalog | None", note: str) -> Replayed:
-    from shared import lifecycle
-    from shared.planning import register_contract
-
-    try:
-        with fleet.ledger.transaction() as tx:
-            batch = tx.batch(target, lock=True)
-            if batch is None:
-                raise NotFound(f"batch {target!r}: the ledger holds none of that id")
-            if batch.state not in HELD_STATES:
-                raise NotDone(
-                    f"batch {batch.id}: expected {' or '.join(sorted(HELD_STATES))}, found {batch.state}; "
-                    "only a batch that is held can be replayed"
-                )
-            declared = _declared_contract(batch, catalog)
-            contract = (
-                register_contract(tx, declared) if declared else tx.latest_contract(batch.source, batch.table)
-            )
-            if contract is None:
-                raise NotDone(f"batch {batch.id}: the ledger holds no contract of its table")
-            moved = lifecycle.replay(tx, batch.id, contract=contract, detail=note)
-        state = moved.state if moved else None
-        return Replayed(batch.id, state, contract.version, batch.contract_version)
-    except EsclusaError as error:
-        return Replayed(target, error=error)
-
-
-def _declared_contract(batch: Batch, catalog: "Catalog | None") -> "TableContract | None":
-    """
-    Return the contract of a batch's table as the source files have it; None if they do not know the table.
-
-    Raises:
-        ConfigurationError: if the file of its source has mistakes.
-    """
-    if catalog is None:
-        return None
-    mistakes = [str(problem) for problem in catalog.problems if Path(problem.file).stem == batch.source]
-    if mistakes:
-        raise ConfigurationError("\n".join([f"batch {batch.id} was not replayed:", *mistakes]))
-    for contract in catalog.contracts():
-        if (contract.source, contract.table) == (batch.source, batch.table):
-            return contract
-    return None

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import run_command
@@ -11,9 +12,22 @@ from cli.main import app
 from cli.output import ExitCode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
-_HEADING = re.compile(r"^### `esclusa (?P<name>[a-z]+)[^`]*`$", re.MULTILINE)
+
+def commands_of(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every command by its words, those of groups too."""
+    found = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= commands_of(command, f"{prefix}{name} ")
+        else:
+            found[prefix + name] = command
+    return found
+
+
+COMMANDS = commands_of(get_command(app))
+
+_HEADING = re.compile(r"^### `esclusa (?P<name>[a-z]+(?: [a-z]+)*)[^`]*`$", re.MULTILINE)
 _STARTS = [(match["name"], match.end()) for match in _HEADING.finditer(PAGE)]
 SECTIONS = {name: PAGE[start:].partition("\n##")[0] for name, start in _STARTS}
 
@@ -39,7 +53,7 @@ def test_the_options_of_a_command_are_those_of_its_section(command: str) -> None
 def test_every_command_and_every_option_has_help(command: str) -> None:
     assert COMMANDS[command].help
     assert all(getattr(parameter, "help", None) for parameter in COMMANDS[command].params)
-    assert run_command(command, "--help").exit_code == ExitCode.OK
+    assert run_command(*command.split(), "--help").exit_code == ExitCode.OK
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"up", "down", "discover", "schema"}))

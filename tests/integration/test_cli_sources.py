@@ -324,7 +324,7 @@ def test_a_batch_is_replayed_under_the_edited_file(house: House) -> None:
         lifecycle.refuse_attempt(tx, attempt, reason=Reason.TYPE_CHANGED, detail="id is no int64")
     file.write_text(file.read_text().replace("type: string", "type: json"))
 
-    ended = house.run("replay", batch.id, "--note", "the type is mended", "--json")
+    ended = house.run("quarantine", "replay", batch.id, "--note", "the type is mended", "--json")
 
     assert ended.exit_code == ExitCode.OK, ended.errors
     (replayed,) = ended.document["batches"]
@@ -344,7 +344,7 @@ def test_a_target_of_any_form_is_looked_for_and_not_found(house: House, target: 
     for command in (
         ["why", target],
         ["files", "--batch", target],
-        ["replay", target],
+        ["quarantine", "replay", target],
         ["status", "--source", target],
     ):
         assert house.run(*command).exit_code == ExitCode.NOT_FOUND, command

@@ -1,20 +1,12 @@
-"""The commands that plan work: crontab, replay, and what enqueue does before it asks any source."""
+"""The commands that plan work: crontab, and what enqueue does before it asks any source."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from support.commands import Shell
-from support.ledger_rows import NOON, a_contract
 
 from cli.output import ExitCode
 from cli.plan import _schedule
-from shared import lifecycle
-from shared.domain.batches import BatchState, Stage, batch_id
-from shared.domain.reasons import Reason
-from shared.domain.retries import RetryPolicy
-from shared.domain.windows import PlannedWindow, Window
-from shared.ports import QueueName
 
 SOURCE = """\
 name: {name}
@@ -142,111 +134,3 @@ def test_enqueue_of_an_unknown_source_is_refused_with_the_known_ones(sources: Pa
 
     assert ended.exit_code == ExitCode.NOT_FOUND
     assert "did you mean 'shop'" in ended.errors
-
-
-# ---- replay ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell() -> Shell:
-    return Shell()
-
-
-def held_batch(shell: Shell, slot: str = "initial") -> str:
-    contract = a_contract()
-    batch = batch_id("shop", "orders", slot)
-    with shell.ledger.transaction() as tx:
-        tx.insert_contract(contract)
-        lifecycle.plan(tx, contract, planned=PlannedWindow(slot, Window(None, NOON)), bucket="esclusa-shop")
-        lease = timedelta(minutes=1)
-        attempt = lifecycle.claim(tx, batch, Stage.EXTRACT, worker="w", lease=lease, retry=RetryPolicy(3))
-        assert attempt is not None
-        lifecycle.refuse_attempt(tx, attempt, reason=Reason.COLUMN_MISSING, detail="gone")
-        tx.mark_sent([entry.id for entry in tx.pending_messages(limit=100)])
-    return batch
-
-
-def replay(shell: Shell, *batches: str, sources: Path | str = "none") -> list[dict[str, object]]:
-    document = shell.run("replay", *batches, "--sources", str(sources), "--json").document
-    found: list[dict[str, object]] = document["batches"]
-    return found
-
-
-def test_a_held_batch_goes_on_its_way_again(shell: Shell) -> None:
-    batch = held_batch(shell)
-
-    ended = shell.run("replay", batch, "--note", "the column is back", "--sources", "none")
-
-    assert ended.exit_code == ExitCode.OK
-    with shell.ledger.transaction() as tx:
-        event = tx.events(batch)[-1]
-        assert (event.to_state, event.reason, event.actor, event.detail) == (
-            BatchState.PLANNED,
-            Reason.REPLAYED,
-            "operator",
-            "the column is back",
-        )
-    assert len(shell.queues.waiting(QueueName.EXTRACT)) == 1
-
-
-def test_a_replay_takes_the_newest_contract_of_the_ledger(shell: Shell) -> None:
-    batch = held_batch(shell)
-    with shell.ledger.transaction() as tx:
-        tx.insert_contract(a_contract(version=2))
-
-    (replayed,) = replay(shell, batch)
-
-    assert (replayed["previous_contract_version"], replayed["contract_version"]) == (1, 2)
-
-
-def test_a_replay_takes_the_contract_that_the_edited_file_has(shell: Shell, sources: Path) -> None:
-    batch = held_batch(shell)
-    declare(sources)
-
-    (replayed,) = replay(shell, batch, sources=sources)
-
-    assert replayed["contract_version"] == 2
-    with shell.ledger.transaction() as tx:
-        row = tx.batch(batch)
-        assert row is not None
-        assert row.contract_version == 2
-        assert [column.name for column in tx.contract("shop", "orders", 2).contract.columns] == [
-            "id",
-            "updated_at",
-        ]
-
-
-def test_a_batch_whose_file_has_mistakes_is_not_replayed(shell: Shell, sources: Path) -> None:
-    batch = held_batch(shell)
-    declare(sources, every="tomorrow")
-
-    ended = shell.run("replay", batch, "--sources", str(sources))
-
-    assert ended.exit_code == ExitCode.CONFIGURATION
-    assert "shop.yaml:4" in ended.errors
-    with shell.ledger.transaction() as tx:
-        row = tx.batch(batch)
-        assert row is not None
-        assert row.state is BatchState.QUARANTINED
-
-
-def test_a_batch_that_is_not_held_is_not_replayed(shell: Shell) -> None:
-    batch = held_batch(shell)
-    replay(shell, batch)
-
-    ended = shell.run("replay", batch, "--sources", "none")
-
-    assert ended.exit_code == ExitCode.PROBLEM
-    assert "found planned" in ended.errors
-
-
-def test_one_batch_that_is_unknown_keeps_no_other_from_its_replay(shell: Shell) -> None:
-    batch = held_batch(shell)
-
-    ended = shell.run("replay", "b0", batch, "--sources", "none", "--json")
-
-    assert ended.exit_code == ExitCode.NOT_FOUND
-    unknown, replayed = ended.document["batches"]
-    assert unknown["state"] is None
-    assert "'b0'" in unknown["error"]
-    assert (replayed["batch_id"], replayed["state"], replayed["error"]) == (batch, "planned", None)
