@@ -80,7 +80,7 @@ def up(
         on_step("starting the workers")
         references = [reference for source in catalog.sources for reference in source.references()]
         _stop_workers_with_other_secrets(supervisor, references)
-        started = [spec.name for spec in _processes(provisioned.environment) if supervisor.start(spec)]
+        started = [spec.name for spec in worker_processes(provisioned.environment) if supervisor.start(spec)]
     return Running(stack, provisioned.environment, (*stack.started, *started))
 
 
@@ -142,7 +142,8 @@ def _stop_workers_with_other_secrets(supervisor: Supervisor, references: Iterabl
                 supervisor.stop(record.name)
 
 
-def _processes(environment: dict[str, str]) -> list[ProcessSpec]:
+def worker_processes(environment: dict[str, str]) -> list[ProcessSpec]:
+    """Return how to run the workers and the scheduler."""
     workers = [
         ProcessSpec(
             name=worker,

@@ -273,8 +273,8 @@ class SmallFleet:
         ]
         different = {table: found for table, found in self.comparisons(source).items() if not found.is_equal}
 
-        assert not held
-        assert not different
+        assert not held, held
+        assert not different, different
 
     # ---- looking into the ledger ---------------------------------------------------------------------------
 
