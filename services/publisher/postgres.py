@@ -24,6 +24,7 @@ from services.publisher.warehouse import (
     refuse_clear_values,
     refuse_empty_replace,
 )
+from shared.answering import connect
 from shared.domain.contracts import PublishMode, TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
@@ -32,7 +33,8 @@ from shared.ports import ObjectStore
 
 log = structlog.get_logger()
 
-DEFAULT_LOAD_TIMEOUT_SECONDS = 900.0
+#: Below the worker's soft time limit, so that the error has a name.
+DEFAULT_LOAD_TIMEOUT_SECONDS = 780.0
 CONNECT_TIMEOUT_SECONDS = 5
 #: A whole table may be read back; nobody waits for it but the comparison.
 READ_TIMEOUT_SECONDS = 3600.0
@@ -85,7 +87,7 @@ class PostgresWarehouse:
             lock_timeout=self._load_timeout_seconds,
             idle_in_transaction_session_timeout=self._load_timeout_seconds,
         )
-        with _translated(target.name), self._connect() as connection:
+        with _translated(target.name), self._connect(self._load_timeout_seconds) as connection:
             _ensure_schemas(connection, load, target, settings)
             with _transaction(connection, settings) as cursor:
                 result = _load(cursor, load, target, store=self._store)
@@ -105,7 +107,7 @@ class PostgresWarehouse:
         try:
             with (
                 _translated(f"{source}.{table}"),
-                self._connect() as connection,
+                self._connect(self._load_timeout_seconds) as connection,
                 _transaction(connection, settings) as cursor,
             ):
                 return _count(cursor, statement)
@@ -122,7 +124,7 @@ class PostgresWarehouse:
         """
         name = f"{contract.source}.{contract.table}"
         statement = statements.copy_view(contract, window=window)
-        with _translated(name), self._connect() as connection:
+        with _translated(name), self._connect(READ_TIMEOUT_SECONDS) as connection:
             connection.read_only = True
             with _transaction(connection, _settings(statement_timeout=READ_TIMEOUT_SECONDS)) as cursor:
                 try:
@@ -143,7 +145,7 @@ class PostgresWarehouse:
         Dates, times and JSON come as PostgreSQL writes them: Python has no infinity and no year 10000.
         """
         settings = _settings(statement_timeout=timeout_seconds, lock_timeout=timeout_seconds)
-        with _translated("query"), self._connect() as connection:
+        with _translated("query"), self._connect(timeout_seconds) as connection:
             for name in ("date", "timestamp", "timestamptz", "json", "jsonb"):
                 connection.adapters.register_loader(name, TextLoader)
             connection.read_only = True
@@ -151,9 +153,10 @@ class PostgresWarehouse:
                 return _answer(connection, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
 
     @contextmanager
-    def _connect(self) -> Generator[psycopg.Connection]:
-        connection = psycopg.connect(
+    def _connect(self, statement_timeout_seconds: float) -> Generator[psycopg.Connection]:
+        connection = connect(
             self._dsn,
+            statement_timeout_seconds=statement_timeout_seconds,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             client_encoding="UTF8",

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from shared.answering import connect
 from shared.errors import ConfigurationError, Unavailable
 
 # A process has its main thread and the one that renews the lease.
@@ -24,15 +25,6 @@ POOL_RECYCLE_SECONDS: Final = 300
 # A worker that is frozen within a transaction must not hold its batch for ever. Above the time that the outbox may
 # take to send a handful of messages.
 IDLE_IN_TRANSACTION_SECONDS: Final = 120
-
-# A peer that vanished without a word is noticed within some 25 seconds, also while we wait for an answer.
-KEEPALIVES: Final = {
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
 
 
 class Database:
@@ -48,8 +40,9 @@ class Database:
         self.name = _name_of(parameters)
         self._engine = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: psycopg.connect(
-                **{**KEEPALIVES, **parameters, "connect_timeout": connect_timeout_seconds}
+            creator=lambda: connect(
+                statement_timeout_seconds=statement_timeout_seconds,
+                **{**parameters, "connect_timeout": connect_timeout_seconds},
             ),
             isolation_level="READ COMMITTED",
             pool_size=POOL_SIZE,

@@ -21,14 +21,12 @@ from services.extractor.types_postgres import (
     can_carry,
     select_expression,
 )
+from shared.answering import connect
 from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
 from shared.errors import ConfigurationError, EsclusaError, Refused, Unavailable
 from shared.ports import SecretStore
-
-#: A silent network is noticed after this, whatever the server's own timeouts do.
-NETWORK_SILENCE_SECONDS = 30
 
 #: Ordinary and partitioned tables, and views. PostgreSQL has no lock for the other kinds.
 _LOCKABLE_KINDS = frozenset("rpv")
@@ -58,6 +56,9 @@ class PostgresReader:
         self._contract = contract
         self._secrets = secrets
         self._limits = limits
+        self._timeout_seconds = int(
+            contract.origin.connection.get("timeout_seconds", limits.read_timeout_seconds)
+        )
         self._place = _place(contract)
         self._relation = sql.Identifier(*contract.relation)
         self._connection: psycopg.Connection | None = None
@@ -138,19 +139,15 @@ class PostgresReader:
         dsn = self._secrets.resolve(reference)
         with _translated(self._place):
             try:
-                return psycopg.connect(
+                return connect(
                     dsn,
+                    statement_timeout_seconds=self._timeout_seconds,
                     autocommit=True,
                     # A pooler may give each transaction another server, which knows no statement of ours.
                     prepare_threshold=None,
                     client_encoding="UTF8",
                     application_name="esclusa-extractor",
                     connect_timeout=self._limits.connect_timeout_seconds,
-                    keepalives=1,
-                    keepalives_idle=NETWORK_SILENCE_SECONDS // 3,
-                    keepalives_interval=NETWORK_SILENCE_SECONDS // 6,
-                    keepalives_count=4,
-                    tcp_user_timeout=NETWORK_SILENCE_SECONDS * 1000,
                 )
             except psycopg.ProgrammingError:
                 # Its text repeats the connection string with the password in it.
@@ -164,14 +161,11 @@ class PostgresReader:
         """One REPEATABLE READ READ ONLY transaction with every setting that shapes text or bounds time."""
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        timeout_seconds = int(
-            self._contract.origin.connection.get("timeout_seconds", self._limits.read_timeout_seconds)
-        )
         settings = {
             **SESSION_SETTINGS,
-            "statement_timeout": f"{timeout_seconds}s",
+            "statement_timeout": f"{self._timeout_seconds}s",
             "lock_timeout": f"{self._limits.lock_timeout_seconds}s",
-            "idle_in_transaction_session_timeout": f"{timeout_seconds}s",
+            "idle_in_transaction_session_timeout": f"{self._timeout_seconds}s",
             # A policy that hides rows then raises an error, instead of hiding them from the counts as well.
             "row_security": "off",
         }
