@@ -94,9 +94,11 @@ class PostgresLedger:
         # Of a transaction, not of the session: poolers between us and the database share sessions out.
         with self._database.transaction() as connection:
             with self._database.errors_translated(connection):
-                connection.execute(sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 lock = func.pg_try_advisory_xact_lock(_lock_number("exclusively", name))
                 is_held: bool = connection.execute(select(lock)).scalar_one()
+                # The last statement, for it takes no snapshot: that of a query would keep vacuum from its work
+                # for as long as the lock is held.
+                connection.execute(sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield is_held
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from support.ledgers import copied_database, migrated_template, postgres_ledger
 from local.postgres import EmbeddedPostgres
 from shared import lifecycle
 from shared.domain.batches import BatchState, Stage
+from shared.domain.files import Area
 from shared.domain.windows import PlannedWindow, Window
 from shared.errors import ConfigurationError, Unavailable
 from shared.ledger.memory import MemoryLedger
@@ -280,7 +281,7 @@ def plans(ledger: PostgresLedger) -> Iterator[list[str]]:
     engine = ledger._database._engine
 
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.lstrip().startswith("SELECT esclusa."):
+        if statement.lstrip().startswith(("SELECT esclusa.", "SELECT DISTINCT esclusa.")):
             raw = connection.connection.cursor()
             raw.execute(f"EXPLAIN {statement}", parameters)
             collected.append("\n".join(row[0] for row in raw.fetchall()))
@@ -335,6 +336,8 @@ def test_no_query_of_the_fleet_reads_a_whole_table(crowded: PostgresLedger) -> N
         tx.batches(states=[BatchState.PLANNED, BatchState.FAILED], limit=50)
         tx.batches_to_wake(states=[BatchState.PLANNED, BatchState.READY], woken_before=[NOON, NOON], limit=50)
         tx.batches_with_leftovers(limit=50)
+        tx.sources_with_deferred_batches()
+        tx.files(areas=[Area.QUARANTINE], present_only=True, recorded_before=NOON, limit=50)
         tx.expired_attempts(limit=50)
         tx.attempts("b7")
         tx.events("b7")
@@ -343,7 +346,7 @@ def test_no_query_of_the_fleet_reads_a_whole_table(crowded: PostgresLedger) -> N
         tx.files_at(BUCKET, [a_raw_file(a_batch(), part=part).location.key for part in range(50)])
         tx.mask_evidence("b7")
 
-    assert len(collected) == 13
+    assert len(collected) == 15
     of_large_tables = [
         plan for plan in collected if "Seq Scan on batch" in plan or "Seq Scan on data_file" in plan
     ]

@@ -365,6 +365,24 @@ def test_listing_gives_all_objects_under_a_prefix_by_key(bench):
     assert found[0].entity_tag == bench.store.head(bench.at("tmp/a")).entity_tag
 
 
+def test_listing_goes_on_after_a_key_whether_it_is_there_or_not(bench):
+    for key in ("tmp/a", "tmp/b", "tmp/ü", "tmp/c d&e+f", "input/z"):
+        bench.put(key, key.encode())
+
+    after = {
+        key: [info.location.key for info in bench.store.list(bench.bucket, "tmp/", after=key)]
+        for key in ("", "tmp/a", "tmp/aa", "tmp/c d&e+f", "tmp/ü")
+    }
+
+    assert after == {
+        "": ["tmp/a", "tmp/b", "tmp/c d&e+f", "tmp/ü"],
+        "tmp/a": ["tmp/b", "tmp/c d&e+f", "tmp/ü"],
+        "tmp/aa": ["tmp/b", "tmp/c d&e+f", "tmp/ü"],
+        "tmp/c d&e+f": ["tmp/ü"],
+        "tmp/ü": [],
+    }
+
+
 def test_listing_goes_beyond_one_page(bench):
     for number in range(1_005):
         bench.overwrite(bench.at(f"tmp/{number:05d}"), b"")
