@@ -488,7 +488,7 @@ def leftovers(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
         files += tx.files(batch_id=batch.id, areas=TRANSIENT_AREAS, present_only=True)
     if batch.state in STATES_AT_REST:
         in_final = tx.files(batch_id=batch.id, areas=[Area.FINAL], present_only=True)
-        files += [file for file in in_final if file.attempt != batch.committed_attempt]
+        files += [file for file in in_final if not batch.may_show(file.attempt)]
     set_aside = tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], present_only=True)
     is_given_up = batch.state is BatchState.DISCARDED
     return files + [file for file in set_aside if is_given_up or file.reason is Reason.DISCARDED]

@@ -165,6 +165,19 @@ class Batch:
         """Return the number of the latest attempt of a stage, 0 before the first."""
         return self.attempts.get(stage, 0)
 
+    def may_show(self, process_attempt: int) -> bool:
+        """
+        Return whether readers may see the files in `final/` of a process attempt.
+
+        They see the committed one. Until the batch is published they may also see one before it: a publisher that
+        gave up may have shown it, and a replay committed another since.
+        """
+        if self.committed_attempt is None:
+            return False
+        if self.state in {BatchState.PUBLISHED, BatchState.SUPERSEDED}:
+            return process_attempt == self.committed_attempt
+        return process_attempt <= self.committed_attempt
+
 
 class AttemptState(StrEnum):
     """How an attempt stands."""

@@ -428,7 +428,7 @@ class _MemoryTransaction:
             or (
                 file.area is Area.FINAL
                 and batch.state in STATES_AT_REST
-                and file.attempt != batch.committed_attempt
+                and not batch.may_show(file.attempt)
             )
             or (
                 file.area is Area.QUARANTINE

@@ -784,7 +784,7 @@ _IDS_WITH_COPIES = (
     )
 )
 
-#: Batches at rest with files in `final/` that readers do not see.
+#: Batches at rest with files in `final/` that readers do not see: all that `Batch.may_show` says no to.
 _IDS_WITH_UNCOMMITTED_FILES = (
     select(_batch.c.id)
     .join(_data_file, _data_file.c.batch_id == _batch.c.id)
@@ -793,7 +793,14 @@ _IDS_WITH_UNCOMMITTED_FILES = (
         _batch.c.state.in_(STATES_AT_REST),
         _data_file.c.area == Area.FINAL,
         _data_file.c.deleted_at.is_(None),
-        _data_file.c.attempt.is_distinct_from(_batch.c.committed_attempt),
+        or_(
+            _batch.c.committed_attempt.is_(None),
+            _data_file.c.attempt > _batch.c.committed_attempt,
+            and_(
+                _data_file.c.attempt < _batch.c.committed_attempt,
+                _batch.c.state.in_((BatchState.PUBLISHED, BatchState.SUPERSEDED)),
+            ),
+        ),
     )
 )
 
