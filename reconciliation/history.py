@@ -100,11 +100,6 @@ class Group:
     batches: tuple[Batch, ...]
 
     @property
-    def start(self) -> datetime | None:
-        """Where the first window begins."""
-        return self.compared[0].start
-
-    @property
     def timeline(self) -> Timeline | None:
         """What tells to which window a row belongs; None if there is but one."""
         if self.contract.cursor is None:
@@ -116,7 +111,7 @@ class Group:
         """From the beginning of the first window to the end of the last; None for a table without a cursor."""
         if self.contract.cursor is None:
             return None
-        return Window(self.start, max(window.until for window in self.compared))
+        return Window(self.compared[0].start, max(window.until for window in self.compared))
 
     @property
     def has_native_target(self) -> bool:

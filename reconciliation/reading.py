@@ -88,7 +88,7 @@ class Reading:
             )
         if side is Side.LAKE:
             return self._lake_blocks()
-        source = SourceRows(group.contract, group.shape, self.places.secrets, group.start)
+        source = SourceRows(group.contract, group.shape, self.places.secrets, group.bounds)
         return source.read(self._timeline)
 
     def _lake_blocks(self) -> Iterator[pl.DataFrame]:

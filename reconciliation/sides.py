@@ -18,7 +18,9 @@ from services.publisher.rows import read_blocks
 from services.publisher.warehouse import Warehouse
 from shared.domain.contracts import TableContract
 from shared.domain.files import DataFile
+from shared.domain.reasons import Reason
 from shared.domain.windows import Window
+from shared.errors import Refused
 from shared.ports import ObjectStore, SecretStore
 
 
@@ -41,6 +43,9 @@ _FUTURE = timedelta(days=366)
 #: A batch may take ten minutes of a source; a comparison reads many windows at once.
 READ_LIMITS = ReadLimits(read_timeout_seconds=3600)
 
+#: So often the newest rows are read, if those that change meanwhile keep the source's answers from adding up.
+_READINGS_OF_NEWEST = 5
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
@@ -49,38 +54,51 @@ class SourceRows:
     contract: TableContract
     shape: Shape
     secrets: SecretStore
-    #: From here on; None for the beginning.
-    start: datetime | None
+    #: From the first window that is compared to the last; None for a table without a cursor, which is read whole.
+    bounds: Window | None
 
     def read(self, timeline: Timeline | None) -> Iterator[pl.DataFrame]:
         """
-        Return the rows from `start` on, reduced, from one snapshot, as the extractor and the processor make them.
+        Return the rows of the bounds and then all newer ones, reduced, as the extractor and the processor make them.
 
+        In this order, and each from one snapshot: a row that changes meanwhile is among the newer ones, or in both.
         Rows that the processor rejects are left out, but their keys are told: as rows of the window `OPEN`.
 
         Raises:
             Refused: if the table is not as the contract has it.
             Unavailable: if the source does not answer.
         """
+        contract = self.contract
+        if contract.cursor is not None:
+            contract = replace(contract, cursor=replace(contract.cursor, overlap=timedelta(0)))
+        with open_reader(contract, secrets=self.secrets, limits=READ_LIMITS) as reader:
+            yield from self._part(reader, self.bounds or Window(None, reader.clock()), timeline)
+            if self.bounds is not None:
+                yield from self._newer_rows(reader, self.bounds.end, timeline)
+
+    def _newer_rows(
+        self, reader: SourceReader, start: datetime, timeline: Timeline | None
+    ) -> Iterator[pl.DataFrame]:
+        for reading in range(_READINGS_OF_NEWEST):
+            try:
+                # Read twice, they do no harm: nothing is asked of them but their keys.
+                yield from self._part(reader, Window(start, reader.clock() + _FUTURE), timeline)
+            except Refused as refusal:
+                if refusal.reason is not Reason.SOURCE_ANSWER_INVALID or reading == _READINGS_OF_NEWEST - 1:
+                    raise
+            else:
+                return
+
+    def _part(
+        self, reader: SourceReader, window: Window, timeline: Timeline | None
+    ) -> Iterator[pl.DataFrame]:
         masking = prepare_masking(self.contract, secrets=self.secrets)
-        with open_reader(self.contract_without_overlap, secrets=self.secrets, limits=READ_LIMITS) as reader:
-            first_line = 0
-            with reader.open_snapshot(self._window(reader)) as snapshot, closing(snapshot.read()) as chunks:
-                for chunk in chunks:
-                    body = masking.mask(chunk).chunk.body
-                    yield from self._reduced(body, first_line=first_line, timeline=timeline)
-                    first_line += chunk.record_count
-
-    @property
-    def contract_without_overlap(self) -> TableContract:
-        """The contract by which exactly the rows from `start` on are read."""
-        if self.contract.cursor is None:
-            return self.contract
-        return replace(self.contract, cursor=replace(self.contract.cursor, overlap=timedelta(0)))
-
-    def _window(self, reader: SourceReader) -> Window:
-        # A table without a cursor is read whole, whatever the window.
-        return Window(self.start, reader.clock() + _FUTURE)
+        first_line = 0
+        with reader.open_snapshot(window) as snapshot, closing(snapshot.read()) as chunks:
+            for chunk in chunks:
+                body = masking.mask(chunk).chunk.body
+                yield from self._reduced(body, first_line=first_line, timeline=timeline)
+                first_line += chunk.record_count
 
     def _reduced(self, body: bytes, *, first_line: int, timeline: Timeline | None) -> Iterator[pl.DataFrame]:
         columns = self.contract.output_columns
