@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.alarms import alarm_limits, watcher_text
 from cli.context import JsonOption, SourceFilter, connections_of
 from cli.explain import CURES, cure, next_step
 from cli.output import (
@@ -21,6 +22,9 @@ from cli.output import (
     text_of,
     whole,
 )
+from shared.alarms import WATCHER, judge, open_alarms_of
+from shared.alarms import look as look_at_alarms
+from shared.domain.alarms import AlarmKind
 from shared.domain.batches import (
     HELD_STATES,
     STATES_AT_REST,
@@ -57,6 +61,8 @@ class TableStatus:
     waiting_since: datetime | None = None
     #: Windows whose last comparison found a difference.
     differing_window_count: int = 0
+    #: Rows are expected in the warehouse by now that are not there.
+    is_late: bool = False
 
     def count(self, tally: BatchTally) -> None:
         """Take in the batches of one state."""
@@ -83,9 +89,17 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
         raise NotFound(_unknown_source(source))
     with fleet.ledger.transaction() as tx:
         pending, now = tx.pending_message_count(), tx.now()
+        watcher_ran_at = tx.last_run(WATCHER)
+    open_alarms = _mark_late_tables(fleet.ledger, tables)
     if as_json:
         print_json(
-            {"at": now, "outbox_message_count": pending, "tables": [asdict(table) for table in tables]}
+            {
+                "at": now,
+                "outbox_message_count": pending,
+                "open_alarm_count": open_alarms,
+                "watcher_last_ran_at": watcher_ran_at,
+                "tables": [asdict(table) for table in tables],
+            }
         )
         return
     headings = [whole("table"), number("contract"), heading("batches"), whole("planned until")]
@@ -118,6 +132,12 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
                 f"different: {table.differing_window_count} windows of {name}; `esclusa prove {name}` tells more"
             )
 
+    if late := [f"{table.source}.{text_of(table.table)}" for table in tables if table.is_late]:
+        typer.echo(f"late: {', '.join(late)}")
+    if open_alarms:
+        typer.echo(f"alarms: {open_alarms} of the whole fleet are open; `esclusa alarms` lists them")
+    remark(watcher_text(watcher_ran_at, now=now))
+
 
 MAX_HELD_SHOWN = 10
 
@@ -134,11 +154,28 @@ def _table_statuses(ledger: Ledger) -> list[TableStatus]:
         for proof in tx.latest_proofs(differing_only=True):
             name = proof.source, proof.table
             found.setdefault(name, TableStatus(*name)).differing_window_count += 1
+        for expectation in tx.expectations():
+            # One whose source never answered has neither contract nor batches.
+            name = expectation.source, expectation.table
+            found.setdefault(name, TableStatus(*name))
     for table in found.values():
         # One transaction each: reading a watermark keeps the table's planner waiting until it ends.
         with ledger.transaction() as tx:
             table.planned_until = tx.watermark(table.source, table.table)
     return [found[name] for name in sorted(found)]
+
+
+def _mark_late_tables(ledger: Ledger, tables: Sequence[TableStatus]) -> int:
+    """Say of each table whether it is late, and return how many alarms are open. Queues are not asked."""
+    limits = alarm_limits()
+    facts = look_at_alarms(ledger, None, limits=limits)
+    with ledger.transaction() as tx:
+        recorded = tx.alarms(unsettled_only=True)
+    found = open_alarms_of(judge(facts, limits=limits), recorded, now=facts.now)
+    late = {alarm.subject for alarm in found if alarm.kind is AlarmKind.TABLE_LATE}
+    for table in tables:
+        table.is_late = f"{table.source}.{table.table}" in late
+    return len(found)
 
 
 def _held_batches(ledger: Ledger, *, source: str | None) -> list[Batch]:

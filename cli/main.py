@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import local, look, plan, prove, quarantine, queues, sources, sweep
+from cli import alarms, local, look, plan, prove, quarantine, queues, sources, sweep
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -66,6 +66,7 @@ for command in (
     *(sources.discover, sources.check, sources.schema),
     *(plan.enqueue, plan.crontab),
     *(look.status, look.files, look.why, look.query),
+    *(alarms.alarms, alarms.retire),
     prove.prove,
     sweep.sweep,
     *(queues.queues, queues.peek, queues.redrive, queues.purge),

@@ -29,6 +29,9 @@ from shared.ports import Ledger, LedgerTransaction, Notice, Notifier, QueueInspe
 
 log = structlog.get_logger()
 
+#: Under this name the ledger knows when the watcher last ran, and lets one run at a time.
+WATCHER = "watcher"
+
 _OPEN_STATES = frozenset(BatchState) - FINAL_STATES
 
 
@@ -350,6 +353,21 @@ def _log(raised: Collection[Alarm], resolved: Collection[Alarm]) -> None:
         log.error("alarm_raised", kind=alarm.kind, subject=alarm.subject, detail=alarm.detail)
     for alarm in resolved:
         log.info("alarm_resolved", kind=alarm.kind, subject=alarm.subject, raised_at=_moment(alarm.raised_at))
+
+
+def open_alarms_of(findings: Findings, recorded: Collection[Alarm], *, now: datetime) -> list[Alarm]:
+    """
+    Return the alarms that are open now, whether or not the watcher has recorded them; the longest open first.
+
+    `recorded`: those that are not settled. One of which it cannot be judged whether it is over is open still.
+    """
+    known = {(alarm.kind, alarm.subject): alarm for alarm in recorded if alarm.resolved_at is None}
+    standing = {key: alarm for key, alarm in known.items() if not findings.is_judged(*key)}
+    for found in findings.conditions:
+        key = found.kind, found.subject
+        fresh = known.get(key) or Alarm(found.kind, found.subject, raised_at=now, detail=found.detail)
+        standing[key] = replace(fresh, detail=found.detail)
+    return sorted(standing.values(), key=lambda alarm: (alarm.raised_at, alarm.kind, alarm.subject))
 
 
 # ---- telling ---------------------------------------------------------------------------------------------------

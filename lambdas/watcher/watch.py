@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from lambdas.watcher.metrics import metric_records
-from shared.alarms import AlarmLimits, judge, look, record, tell
+from shared.alarms import WATCHER, AlarmLimits, judge, look, record, tell
 from shared.domain.alarms import AlarmKind
 from shared.ports import Ledger, Notifier, QueueInspector
 
 log = structlog.get_logger()
-
-#: Under this name the ledger knows when it last ran, and lets one run at a time.
-WATCHER = "watcher"
 
 
 @dataclass(frozen=True, slots=True)

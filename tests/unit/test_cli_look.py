@@ -99,6 +99,7 @@ def test_status_counts_batches_per_table_and_state() -> None:
         "last_published_at": None,
         "waiting_since": "2026-11-22T12:00:00Z",
         "differing_window_count": 0,
+        "is_late": False,
     }
 
 

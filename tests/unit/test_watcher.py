@@ -13,8 +13,8 @@ from support.ledgers import SteppingClock
 
 from lambdas.watcher.metrics import METRICS, metric_records
 from lambdas.watcher.settings import WatcherSettings
-from lambdas.watcher.watch import WATCHER, WatchReport, watch
-from shared.alarms import AlarmLimits, Facts
+from lambdas.watcher.watch import WatchReport, watch
+from shared.alarms import WATCHER, AlarmLimits, Facts
 from shared.domain.alarms import AlarmKind
 from shared.domain.progress import Expectation, TableProgress
 from shared.errors import Unavailable
