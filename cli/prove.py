@@ -1,15 +1,14 @@
 """The command that compares the rows of a table on their whole way: source, CSV, Parquet, warehouse."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.context import JsonOption, SourceFilter, connections_of
+from cli.moments import Moment, read_moment
 from cli.output import (
     ExitCode,
     NotFound,
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 #: The name under which the ledger keeps when all tables were last compared.
 SCHEDULED_PART = "prove"
 
-_AGO = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 
 @dataclass(frozen=True, slots=True)
 class Proved:
@@ -56,15 +52,21 @@ def prove(
     ] = None,
     source: SourceFilter = None,
     start: Annotated[
-        str | None,
+        Moment | None,
         typer.Option(
-            "--from", metavar="TIME", help="Only windows that end later: ISO 8601, or an age such as 2d."
+            "--from",
+            parser=read_moment,
+            metavar="MOMENT",
+            help="Only windows that end later: ISO 8601, or an age such as 2d.",
         ),
     ] = None,
     end: Annotated[
-        str | None,
+        Moment | None,
         typer.Option(
-            "--to", metavar="TIME", help="Only windows that begin earlier: ISO 8601, or an age such as 6h."
+            "--to",
+            parser=read_moment,
+            metavar="MOMENT",
+            help="Only windows that begin earlier: ISO 8601, or an age such as 6h.",
         ),
     ] = None,
     is_all: Annotated[
@@ -88,7 +90,7 @@ def prove(
     from reconciliation.history import Span
     from reconciliation.reading import Places
 
-    span = Span(_moment(start, option="--from", now=now), _moment(end, option="--to", now=now))
+    span = Span(start.seen_from(now) if start else None, end.seen_from(now) if end else None)
     places = Places(fleet.ledger, fleet.store, fleet.secrets, connections_of(context).warehouse(fleet))
     outcomes = [_prove_one(*name, places=places, span=span) for name in chosen]
     if is_all:
@@ -132,26 +134,6 @@ def _choose(ledger: Ledger, *, table: str | None, source: str | None) -> list[tu
             f"table {table!r}: expected one table, found {names}; say which with --source"
         )
     return found
-
-
-def _moment(text: str | None, *, option: str, now: datetime) -> datetime | None:
-    """
-    Read a moment: in ISO 8601, UTC if it names no zone, or as an age by the ledger's clock.
-
-    Raises:
-        ConfigurationError: if it is neither.
-    """
-    if text is None:
-        return None
-    if match := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option}: expected a moment such as 2026-11-22T20:15:00Z, or an age such as 2d, found {text!r}"
-        ) from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _prove_one(source: str, table: str, *, places: "Places", span: "Span") -> Proved:

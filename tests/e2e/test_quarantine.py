@@ -14,7 +14,7 @@ from shared.domain.batches import BatchState
 from shared.domain.files import Area, DataFile
 from shared.domain.reasons import Reason
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = """
 CREATE TABLE measured (id integer PRIMARY KEY, taken date, changed timestamptz NOT NULL);

@@ -161,7 +161,7 @@ def test_an_older_snapshot_that_differed_is_settled_by_the_next(fresh_database):
         (["--all", "--source", "unknown"], ExitCode.NOT_FOUND, "'unknown': the ledger knows no table of it"),
         ([], ExitCode.CONFIGURATION, "expected a table or --all, found neither"),
         (["orders", "--all"], ExitCode.CONFIGURATION, "expected a table or --all, found both"),
-        (["orders", "--from", "yesterday"], ExitCode.CONFIGURATION, "--from: expected a moment"),
+        (["orders", "--from", "yesterday"], ExitCode.CONFIGURATION, "'--from': expected a moment"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(fresh_database, arguments, code, said):
