@@ -202,7 +202,7 @@ class Guardian(threading.Thread):
             if not (dead := dead_processes(small.home)):
                 continue
             with suppress(ConfigurationError), supervise(small.home, purpose="restart") as supervisor:
-                for spec in local.fleet._processes(small.environment):
+                for spec in local.fleet.worker_processes(small.environment):
                     if spec.name in dead and supervisor.start(spec):
                         self._fleet.restarts[spec.name] += 1
 
@@ -248,15 +248,19 @@ def chaos_fleet(
 
 def _with_short_times(stack: ExitStack, *, concurrency: int) -> None:
     """Give the fleet times in which a trial heals while one waits, and enough tasks at once that none waits long."""
-    plain_plan, plain_processes = local.provision.local_plan, local.fleet._processes
+    plain_plan, plain_processes = local.provision.local_plan, local.fleet.worker_processes
 
     def plan(**options: Any) -> Plan:
         made = plain_plan(**options)
-        environment = {
-            **dict(made.environment),
-            "ESCLUSA_SWEEP_STRAY_AFTER_SECONDS": str(STRAY_AFTER_SECONDS),
+        swept = {
+            f"ESCLUSA_SWEEP_{what}_AFTER_SECONDS": str(STRAY_AFTER_SECONDS)
+            for what in ("STRAY", "UPLOAD", "FOREIGN")
         }
-        return replace(made, max_concurrency=4, environment=tuple(environment.items()))
+        environment = {**dict(made.environment), **swept}
+        # A machine that is busy with much else takes long over a sweep.
+        return replace(
+            made, function_timeout_seconds=60, max_concurrency=4, environment=tuple(environment.items())
+        )
 
     def processes(environment: dict[str, str]) -> Sequence[Any]:
         times = {"ESCLUSA_VISIBILITY_TIMEOUT_SECONDS": "8", "ESCLUSA_RECEIVE_TIMEOUT_SECONDS": "6"}
@@ -266,4 +270,4 @@ def _with_short_times(stack: ExitStack, *, concurrency: int) -> None:
         ]
 
     stack.enter_context(mock.patch.object(local.provision, "local_plan", plan))
-    stack.enter_context(mock.patch.object(local.fleet, "_processes", processes))
+    stack.enter_context(mock.patch.object(local.fleet, "worker_processes", processes))

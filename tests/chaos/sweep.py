@@ -4,7 +4,8 @@ The whole sweep: every side effect that a batch was seen to have, times everythi
     python -m chaos.sweep
 
 `CHAOS_SAMPLE=20` does so many trials by chance, `CHAOS_SEED` says which; `CHAOS_TRIAL="…"` does one, by the name that a
-report gives it. `CHAOS_SLOTS` is how many trials run side by side, `CHAOS_OUT` where the report is written.
+report gives it, or several with ` | ` between. `CHAOS_MINUTES` begins no trial later. `CHAOS_SLOTS` is how many trials
+run side by side, `CHAOS_OUT` where the report is written.
 """
 
 import logging
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from chaos.controller import Effect
+from chaos.controller import Effect, Mode
 from chaos.fleet import chaos_fleet
 from chaos.report import write_report
 from chaos.trials import (
@@ -33,6 +34,7 @@ from chaos.trials import (
     Profile,
     Running,
     Trial,
+    is_read,
     modes_of,
 )
 
@@ -40,7 +42,6 @@ from chaos.trials import (
 SWEPT_WITHIN_SECONDS = 180.0
 #: An effect that a trial waited for may not come: another process sent the message, say. Then it is tried again.
 TRIES = 3
-EXCLUSIVE_SLOTS = 2
 
 Say = Callable[[str], None]
 
@@ -130,28 +131,24 @@ class Sweep:
         self.outcomes: list[Outcome] = []
         self._total = 0
         self._began_at = time.monotonic()
+        self._ends_at = float("inf")
 
-    def run(self, trials: Sequence[Trial]) -> list[Outcome]:
-        """Do trials: first those that hit one batch, then those that hit several."""
+    def run(self, trials: Sequence[Trial], *, within_seconds: float = float("inf")) -> list[Outcome]:
+        """Do trials, none of which begins after a time."""
         self._total += len(trials)
-        sources = self._laboratory.fleet.sources
+        self._ends_at = time.monotonic() + within_seconds
         # Only looking on: they wait for what is swept, and hold up no trial.
         with ThreadPoolExecutor(16, thread_name_prefix="cooling") as cooling:
-            self._run_beside([each for each in trials if not each.is_exclusive], sources, cooling)
-            self._run_beside(
-                [each for each in trials if each.is_exclusive], sources[:EXCLUSIVE_SLOTS], cooling
-            )
+            self._run_beside(trials, cooling)
         return self.outcomes
 
-    def _run_beside(
-        self, trials: Sequence[Trial], sources: Sequence[str], cooling: ThreadPoolExecutor
-    ) -> None:
+    def _run_beside(self, trials: Sequence[Trial], cooling: ThreadPoolExecutor) -> None:
         waiting: queue.SimpleQueue[tuple[Trial, int]] = queue.SimpleQueue()
         for trial in trials:
             waiting.put((trial, 1))
 
         def work(source: str) -> None:
-            while True:
+            while time.monotonic() < self._ends_at:
                 try:
                     trial, number = waiting.get_nowait()
                 except queue.Empty:
@@ -163,7 +160,10 @@ class Sweep:
                     again=(lambda n=number, t=trial: waiting.put((t, n + 1))) if number < TRIES else None,
                 )
 
-        threads = [threading.Thread(target=work, args=[source], daemon=True) for source in sources]
+        threads = [
+            threading.Thread(target=work, args=[source], daemon=True)
+            for source in self._laboratory.fleet.sources
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -212,17 +212,28 @@ def reproduction(trial: Trial) -> str:
     return f"make chaos CHAOS_TRIAL='{trial.name}'"
 
 
-def choose(trials: Sequence[Trial], *, seed: int, count: int | None) -> list[Trial]:
-    """Return trials in an order by chance: all, or so many."""
-    chosen = list(trials)
-    random.Random(seed).shuffle(chosen)
-    return chosen[:count]
+def sample(trials: Sequence[Trial], *, seed: int, count: int) -> list[Trial]:
+    """Return so many trials by chance, or all if there are fewer."""
+    return random.Random(seed).sample(trials, min(count, len(trials)))
+
+
+def in_order(trials: Sequence[Trial], *, seed: int) -> list[Trial]:
+    """Return all trials, changes before reads, and else by chance."""
+    dice = random.Random(seed)
+    return sorted(trials, key=lambda trial: (_rank(trial), dice.random()))
+
+
+def _rank(trial: Trial) -> int:
+    """Say what comes first, should time run out: what is changed before what is read."""
+    if not is_read(trial.effect):
+        return 0
+    return 2 if trial.mode in {Mode.LOSE_REPLY, Mode.DUPLICATE} else 1
 
 
 def main() -> int:
     """Do the sweep that the environment asks for; 0 if all is well."""
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    sample = int(os.environ["CHAOS_SAMPLE"]) if os.environ.get("CHAOS_SAMPLE") else None
+    count = int(os.environ.get("CHAOS_SAMPLE") or 0)
     slots = int(os.environ.get("CHAOS_SLOTS") or 6)
     out = Path(os.environ.get("CHAOS_OUT") or "dist/chaos")
     each_occurrence = os.environ.get("CHAOS_EACH_OCCURRENCE") == "1"
@@ -233,16 +244,18 @@ def main() -> int:
         laboratory = Laboratory(fleet)
         sweep = Sweep(laboratory, lambda line: print(line, flush=True))
         if name := os.environ.get("CHAOS_TRIAL"):
-            trials = [Trial.parse(name)]
+            trials = [Trial.parse(each) for each in name.split(" | ")]
         else:
             recorded = record(laboratory, ALL_PROFILES)
             for each in recorded:
                 print(
                     f"  {each.effect.role}: {each.effect.name} ×{each.count} ({each.profile.name}{'*' if each.is_of_anybody else ''})"
                 )
-            trials = choose(all_trials(recorded, each_occurrence=each_occurrence), seed=seed, count=sample)
+            possible = all_trials(recorded, each_occurrence=each_occurrence)
+            trials = sample(possible, seed=seed, count=count) if count else in_order(possible, seed=seed)
         print(f"{len(trials)} trials", flush=True)
-        outcomes = sweep.run(trials)
+        minutes = float(os.environ.get("CHAOS_MINUTES") or "inf")
+        outcomes = sweep.run(trials, within_seconds=minutes * 60)
         polls = fleet.reader.poll_count
     write_report(out, outcomes, seed=seed, poll_count=polls)
     bad = [each for each in outcomes if not each.is_good]

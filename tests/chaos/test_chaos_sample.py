@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from chaos.controller import Controller, Effect, Fault, Mode
 from chaos.fleet import chaos_fleet
-from chaos.sweep import Sweep, all_trials, choose, record, reproduction
+from chaos.sweep import Sweep, all_trials, record, reproduction, sample
 from chaos.trials import PLANNED, SMOOTH, Laboratory, Trial, modes_of
 from psycopg import sql
 
@@ -36,7 +36,7 @@ def test_whatever_side_effect_is_hit_the_batch_arrives_whole_and_nothing_is_left
     recorded = record(laboratory, [*SMOOTH, PLANNED])
     # Those that hit several batches take longer; `make chaos` does them.
     possible = [trial for trial in all_trials(recorded, each_occurrence=True) if not trial.is_exclusive]
-    trials = choose(possible, seed=SEED, count=SAMPLE)
+    trials = sample(possible, seed=SEED, count=SAMPLE)
 
     outcomes = Sweep(laboratory, print).run(trials)
 

@@ -5,6 +5,7 @@ What is hit is not listed anywhere: it is what a batch of each profile was seen 
 """
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -97,8 +98,8 @@ class Trial:
     is_of_anybody: bool = False
 
     @property
-    def is_exclusive(self) -> bool:
-        """Whether other batches are hit too: trials like this are not made beside many others."""
+    def may_hit_others(self) -> bool:
+        """Whether a batch of another trial may be hit, too or instead."""
         return self.is_of_anybody or self.effect.role.endswith("(main)")
 
     @property
@@ -144,6 +145,11 @@ class Outcome:
 def is_shared(effect: Effect) -> bool:
     """Whether an effect is of a process that works for all batches at once, before it knows for which."""
     return effect.role.endswith("(main)") and "ReceiveMessage" in effect.name
+
+
+def is_read(effect: Effect) -> bool:
+    """Whether an effect changes nothing: most of what can happen to it is then one and the same."""
+    return re.search(r" (read|SELECT|SET|(Get|Head|List)[A-Z]\w+)\b", effect.name) is not None
 
 
 def modes_of(effect: Effect) -> list[Mode]:
