@@ -3,14 +3,13 @@
 import os
 import threading
 from collections import Counter
-from datetime import timedelta
 from itertools import pairwise
 
 import psycopg
 import pytest
+from support.at_rest import sweep_without_patience
 from support.fleet import SmallFleet, until
 
-from lambdas.sweeper.sweep import SweepLimits, sweep
 from local.processes import living_processes, supervise
 from shared.domain.batches import BatchState
 from shared.domain.counts import Count
@@ -84,15 +83,7 @@ def test_at_rest_ledger_and_bucket_agree(fleet: SmallFleet, source: str) -> None
 
     until(lambda: not leftovers(), what="the cleaner to empty the transient areas")
     # Attempts that were killed left files in final/ that nobody names; the deep sweep takes them away.
-    sweep(
-        ledger=fleet.fleet.ledger,
-        store=store,
-        sender=fleet.fleet.sender,
-        buckets=[bucket],
-        limits=SweepLimits(stray_after=timedelta(0)),
-        retry=fleet.fleet.settings.retry_policy,
-        areas=[*TRANSIENT_AREAS, Area.FINAL],
-    )
+    sweep_without_patience(fleet, source)
     in_final = {info.location for info in store.list(bucket, "final/")}
     known = {file.location for file in fleet.files(areas=[Area.FINAL]) if file.deleted_at is None}
     assert in_final == {location for location in known if location.bucket == bucket}

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from support.fleet import SmallFleet, until
 
-from lambdas.sweeper.sweep import SweepLimits, sweep
+from lambdas.sweeper.limits import SweepLimits
+from lambdas.sweeper.sweep import sweep
 from shared.domain.batches import EDGES, FINAL_STATES, AttemptState, Batch, BatchState, Stage
 from shared.domain.counts import Count
 from shared.domain.files import TRANSIENT_AREAS, Area
@@ -22,7 +23,7 @@ def assert_clean_at_rest(fleet: SmallFleet, *sources: str) -> None:
     """
     fleet.wait_until_at_rest()
     for source in sources:
-        _sweep_without_patience(fleet, source)
+        sweep_without_patience(fleet, source)
         until(lambda source=source: not _disagreements(fleet, source), what=f"ledger and bucket of {source}")
         _assert_windows_tile(fleet, source)
     with fleet.fleet.ledger.transaction() as tx:
@@ -42,16 +43,30 @@ def attempts_per_stage(fleet: SmallFleet) -> Counter[tuple[Stage, AttemptState]]
     return found
 
 
-def _sweep_without_patience(fleet: SmallFleet, source: str) -> None:
-    sweep(
-        ledger=fleet.fleet.ledger,
-        store=fleet.fleet.store,
-        sender=fleet.fleet.sender,
-        buckets=[fleet.bucket(source)],
-        limits=SweepLimits(wake_after=timedelta(0), stray_after=timedelta(0)),
-        retry=fleet.fleet.settings.retry_policy,
-        areas=tuple(Area),
+def sweep_without_patience(fleet: SmallFleet, source: str) -> None:
+    """Take away at once what attempts left that died: deeply, and after the fleet's own sweep if one is at it."""
+    at_once = timedelta(0)
+    limits = SweepLimits(
+        wake_after=at_once,
+        clean_after=at_once,
+        stray_after=at_once,
+        upload_after=at_once,
+        foreign_after=at_once,
     )
+
+    def is_swept() -> bool:
+        report = sweep(
+            ledger=fleet.fleet.ledger,
+            store=fleet.fleet.store,
+            sender=fleet.fleet.sender,
+            buckets=[fleet.bucket(source)],
+            limits=limits,
+            retry=fleet.fleet.settings.retry_policy,
+            areas=tuple(Area),
+        )
+        return not report.skipped
+
+    until(is_swept, what="a sweep of ours alone")
 
 
 def _disagreements(fleet: SmallFleet, source: str) -> list[str]:
