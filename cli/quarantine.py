@@ -457,7 +457,7 @@ def replay(
         print_json(
             {
                 "is_dry_run": is_dry_run,
-                "batches": [{**asdict(item), "error": _error_text(item.error)} for item in outcomes],
+                "batches": [_replayed_document(item) for item in outcomes],
             }
         )
     else:
@@ -475,24 +475,50 @@ def _tried(run: Callable[[str], Replayed], batch_id: str) -> Replayed:
 def _print_replayed(outcomes: Sequence[Replayed], *, is_dry_run: bool) -> None:
     print_table(
         [
-            *(whole("batch"), heading("would be" if is_dry_run else "state"), heading("goes on from")),
-            *(number("contract"), number("contract before"), whole("read again by"), heading("remark")),
+            *(
+                whole("batch"),
+                whole("table"),
+                whole("window"),
+                heading("would be" if is_dry_run else "state"),
+            ),
+            *(heading("goes on from"), number("contract"), number("contract before")),
+            *(whole("read again by"), heading("remark")),
         ],
         [
             (
                 item.batch_id,
+                f"{item.before.source}.{item.before.table}",
+                _window_text(item.before),
                 item.state,
                 item.goes_on_from and item.goes_on_from.replace("_", " "),
                 item.contract_version,
-                item.previous_contract_version,
+                item.before.contract_version,
                 item.planned_batch_id,
                 item.remark,
             )
             for item in outcomes
-            if item.error is None
+            if item.before is not None
         ],
         none="nothing would be replayed" if is_dry_run else "nothing was replayed",
     )
+
+
+def _replayed_document(item: Replayed) -> dict[str, object]:
+    before = item.before
+    return {
+        "batch_id": item.batch_id,
+        "source": before and before.source,
+        "table": before and before.table,
+        "start": before and before.window.start,
+        "end": before and before.window.end,
+        "state": item.state,
+        "goes_on_from": item.goes_on_from,
+        "contract_version": item.contract_version,
+        "previous_contract_version": before and before.contract_version,
+        "planned_batch_id": item.planned_batch_id,
+        "remark": item.remark,
+        "error": _error_text(item.error),
+    }
 
 
 # ---- discard -----------------------------------------------------------------------------------------------

@@ -37,10 +37,11 @@ class Replayed:
     """What replaying a batch came to."""
 
     batch_id: str
+    #: As it was before.
+    before: Batch | None = None
     state: BatchState | None = None
     goes_on_from: GoesOnFrom | None = None
     contract_version: int | None = None
-    previous_contract_version: int | None = None
     #: The batch that reads the rejected rows again.
     planned_batch_id: str | None = None
     remark: str | None = None
@@ -71,10 +72,10 @@ class Replays:
             log.info("batch_replayed", batch_id=batch.id, state=state, contract_version=contract.version)
         return Replayed(
             batch.id,
+            batch,
             state,
             GoesOnFrom.SOURCE if state is BatchState.PLANNED else GoesOnFrom.COMMITTED_FILES,
             contract.version,
-            batch.contract_version,
             remark=remark,
         )
 
@@ -93,10 +94,10 @@ class Replays:
             log.info("rejects_replayed", batch_id=batch.id, planned_batch_id=planned.id)
         return Replayed(
             batch.id,
+            batch,
             planned.state,
             GoesOnFrom.SOURCE,
             contract.version,
-            batch.contract_version,
             planned_batch_id=planned.id,
         )
 
