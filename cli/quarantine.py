@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 MAX_EVENTS_SHOWN = 10
 #: Of so many CSV files `show` compares the header: each is a request.
 MAX_HEADERS_COMPARED = 100
+#: Before it asks, `discard` tells what is lost with each of so many batches.
+MAX_LOSSES_TOLD = 20
 #: So many batches are replayed before their messages are sent.
 BATCHES_PER_SEND = 200
 
@@ -437,7 +439,7 @@ def replay(
         selection = _selection(tx, source, table, reason, state, since, until, rejects=rejects)
         chosen = _choose(tx, batches, selection, limit, rejects=rejects, bucket=_bucket(fleet, source))
     if len(chosen) > 1 and not is_dry_run and not is_confirmed:
-        remark(f"{len(chosen)} batches will be replayed; --dry-run tells how.")
+        remark(f"{len(chosen)} batches will be replayed; --dry-run tells how")
         require_typed(str(len(chosen)), called="their number")
     replays = Replays(fleet.ledger, catalog, note, is_trial=is_dry_run)
     run = replays.replay_rejects if rejects else replays.replay
@@ -462,7 +464,7 @@ def replay(
         )
     else:
         _print_replayed(outcomes, is_dry_run=is_dry_run)
-    _end([item.error for item in outcomes], chosen_count=len(chosen))
+    _end([item.error for item in outcomes], untried_count=len(chosen) - len(outcomes))
 
 
 def _tried(run: Callable[[str], Replayed], batch_id: str) -> Replayed:
@@ -568,11 +570,12 @@ def discard(
         _print_losses(discarded)
         if discarded:
             remark("the cleaner deletes the objects; `esclusa files --batch` tells when they are gone")
-    _end([error for _, error in errors], chosen_count=len(discarded) + len(errors))
+    untried_count = len(chosen) - len(discarded) - len(errors)
+    _end([error for _, error in errors], untried_count=untried_count)
 
 
 def _ask_about(losses: Sequence[Loss]) -> None:
-    for loss in losses:
+    for loss in losses[:MAX_LOSSES_TOLD]:
         batch = loss.batch
         remark(
             f"{batch.id} {batch.source}.{batch.table} {_window_text(batch)}: {_lost_text(loss)}; "
@@ -580,8 +583,13 @@ def _ask_about(losses: Sequence[Loss]) -> None:
         )
     if len(losses) == 1:
         require_typed(losses[0].batch.id, called="the id of the batch")
-    else:
-        require_typed(str(len(losses)), called=f"the number of batches, {len(losses)},")
+        return
+    if len(losses) > MAX_LOSSES_TOLD:
+        remark(f"and {len(losses) - MAX_LOSSES_TOLD} more; `esclusa quarantine list` names them")
+    size_in_bytes = sum(loss.size_in_bytes for loss in losses)
+    count = sum(len(loss.files) for loss in losses)
+    remark(f"{len(losses)} batches; {count} objects ({size_in_bytes} bytes) will be deleted")
+    require_typed(str(len(losses)), called="the number of batches")
 
 
 def _discard(
@@ -734,13 +742,13 @@ def _progress(chosen: Sequence[str], *, label: str) -> Iterator[Sequence[str]]:
         yield bar  # type: ignore[misc]  # it is iterated over, and nothing else
 
 
-def _end(errors: Sequence[EsclusaError | None], *, chosen_count: int) -> None:
+def _end(errors: Sequence[EsclusaError | None], *, untried_count: int) -> None:
     """Tell the errors, and end with the highest of their codes."""
     told = [error for error in errors if error is not None]
     for error in told:
         tell_error(error)
-    if chosen_count > len(errors):
-        remark(f"{chosen_count - len(errors)} batches were not tried")
+    if untried_count:
+        remark(f"not tried: {untried_count} more")
     if told:
         raise typer.Exit(max(map(exit_code_of, told)))
 

@@ -618,7 +618,7 @@ def test_with_the_ledger_away_the_rest_is_not_tried_and_it_is_said(
 
     assert ended.exit_code == ExitCode.UNAVAILABLE
     assert calls == held[:2]
-    assert "1 batches were not tried" in ended.errors
+    assert "not tried: 1 more" in ended.errors
     assert len(house.shell.queues.waiting(QueueName.EXTRACT)) == 1
 
 
@@ -782,6 +782,8 @@ def test_several_are_given_up_if_their_number_is_typed(house: House) -> None:
 
     assert refused.exit_code == ExitCode.PROBLEM
     assert ids(done) == held
+    assert "2 batches; 0 objects (0 bytes) will be deleted" in done.errors
+    assert "not tried" not in done.errors
     assert [house.state(batch) for batch in (*held, other)] == [
         BatchState.DISCARDED,
         BatchState.DISCARDED,
