@@ -149,7 +149,8 @@ def worker_processes(environment: dict[str, str]) -> list[ProcessSpec]:
             name=worker,
             command=[PYTHON, "-m", f"services.{worker}.app"],
             environment={**environment, "ESCLUSA_CONCURRENCY": str(concurrency)},
-            stop_seconds=15.0,
+            # Soft shutdown, one receive, interruption, and the end of the processes.
+            stop_seconds=20.0,
         )
         for worker, concurrency in WORKERS.items()
     ]

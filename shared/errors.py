@@ -6,6 +6,7 @@ EsclusaError
 │   └── SourceNotFound   no file declares a source of that name; the command ends with code 4
 ├── Refused              the batch is quarantined for a reason; repeating cures nothing
 ├── Unavailable          something outside is away; the same again later
+├── Interrupted          the process was told to stop; the attempt lets go of its batch
 ├── LostLease            another attempt speaks for the batch; stop and leave everything
 ├── StaleRevision        somebody else changed the row; read again
 ├── IllegalTransition    a defect: no edge leads there
@@ -45,6 +46,10 @@ class Refused(EsclusaError):
 
 class Unavailable(EsclusaError):
     """A source, store, queue, database or warehouse did not answer as it should. Trying later may help."""
+
+
+class Interrupted(EsclusaError):
+    """The process was told to stop in the midst of an attempt. Another one may begin at once."""
 
 
 class LostLease(EsclusaError):

@@ -14,7 +14,7 @@ from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, DataFile
 from shared.domain.retries import RetryPolicy
-from shared.errors import LostLease, Refused
+from shared.errors import Interrupted, LostLease, Refused, Unavailable
 from shared.lifecycle import StageResult
 from shared.outbox import send_pending
 from shared.ports import Ledger, QueueSender
@@ -79,6 +79,7 @@ def run(
 
     Raises:
         Exception: what the work raised, if another attempt may follow. The message must then come back.
+        Interrupted: if the process was told to stop. The message must come back at once: the batch is free.
         Unavailable: if the ledger cannot be reached. The message must come back as well.
     """
     assignment = _claim(stage, batch_id, ledger=ledger, worker=worker, limits=limits)
@@ -97,6 +98,9 @@ def run(
     except LostLease as error:
         log.warning("stage_lost_lease", detail=str(error))
         return Outcome.LOST_LEASE
+    except Interrupted:
+        _let_go(attempt, ledger=ledger)
+        raise
     except Refused as refusal:
         outcome = _refuse(attempt, refusal, ledger=ledger)
     except Exception as error:
@@ -133,6 +137,16 @@ def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
     except LostLease:
         return Outcome.LOST_LEASE
     return Outcome.REFUSED
+
+
+def _let_go(attempt: Attempt, *, ledger: Ledger) -> None:
+    """End the lease of an attempt now: whoever gets its message next takes the batch over."""
+    try:
+        with ledger.transaction() as tx:
+            lifecycle.renew(tx, attempt, lease=timedelta(0))
+        log.warning("stage_interrupted")
+    except (LostLease, Unavailable) as error:
+        log.warning("stage_interrupted", detail=str(error))
 
 
 def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLimits) -> bool:

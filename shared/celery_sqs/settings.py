@@ -50,8 +50,9 @@ class WorkerSettings(BackoffSettings):
 
     soft_shutdown_seconds: PositiveInt = Field(
         60,
-        description="On SIGTERM running tasks may take so long to end; then they are killed and their messages "
-        "given back. The grace period of the container has to be longer by wait_time_seconds and a little.",
+        description="On SIGTERM running tasks may take so long to end; then they are interrupted, let go of their "
+        "batches, and their messages are given back. The grace period of the container has to be longer by "
+        "wait_time_seconds and ten seconds.",
     )
     alive_file: Path | None = Field(
         None, description="File touched each time the receive loop turns, for a liveness probe."

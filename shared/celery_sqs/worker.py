@@ -14,6 +14,7 @@ from celery import Celery
 from celery.apps.worker import Worker, install_worker_term_handler
 from celery.signals import worker_shutting_down
 
+from shared.celery_sqs.interruption import INTERRUPTION_SECONDS, interrupt
 from shared.celery_sqs.queue import SqsQueue
 from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import Unavailable
@@ -29,8 +30,8 @@ def run_worker(app: Celery, *, max_attempts: int) -> int:
 
     `max_attempts`: how often the ledger lets a batch be tried. A queue that gives up sooner is warned of.
 
-    On SIGTERM nothing more is received, running tasks get `soft_shutdown_seconds` to end, the rest is killed,
-    and every message still in hand is given back at once.
+    On SIGTERM nothing more is received, running tasks get `soft_shutdown_seconds` to end, the rest is interrupted
+    and, if it does not hear, killed, and every message still in hand is given back at once.
 
     Raises:
         ConfigurationError: if the queue has no dead letters, does not exist, or may not be read.
@@ -98,15 +99,19 @@ class _SoftStop:
         self._begun = threading.Event()
         # Started now, not in the signal handler: starting a thread takes locks that the interrupted code may
         # hold. A daemon: a worker whose tasks end in time exits without waiting for it.
-        threading.Thread(target=self._kill_late_children, name="soft-stop", daemon=True).start()
+        threading.Thread(target=self._end_late_children, name="soft-stop", daemon=True).start()
 
     def begin(self, **_: Any) -> None:
         """Start the clock. Called in the signal handler, once for each signal."""
         self._begun.set()
 
-    def _kill_late_children(self) -> None:
+    def _end_late_children(self) -> None:
         self._begun.wait()
         time.sleep(self._soft_shutdown_seconds)
+        for child in billiard.active_children():
+            log.warning("task_interrupted", pid=child.pid)
+            interrupt(child.pid)
+        time.sleep(INTERRUPTION_SECONDS)
         for child in billiard.active_children():
             log.warning("task_process_killed", pid=child.pid)
             os.kill(child.pid, signal.SIGKILL)
