@@ -426,9 +426,7 @@ class _MemoryTransaction:
         return any(
             file.area in TRANSIENT_AREAS
             or (
-                file.area is Area.FINAL
-                and batch.state in STATES_AT_REST
-                and not batch.may_show(file.attempt)
+                file.area is Area.FINAL and batch.state in STATES_AT_REST and not batch.may_show(file.attempt)
             )
             or (
                 file.area is Area.QUARANTINE
