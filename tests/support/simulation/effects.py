@@ -33,6 +33,7 @@ EFFECTS = {
     "secrets.resolve": "ask for a secret",
     "ledger.look": "read the ledger",
     "ledger.exclusively": "take a named lock of the ledger",
+    "ledger.register_source": "record places and expectations of a source",
     "ledger.plan": "plan the due windows of a table",
     "ledger.claim": "claim an attempt",
     "ledger.renew": "renew a lease",
@@ -81,7 +82,7 @@ EFFECTS = {
 #: The writing functions of `shared.lifecycle` that give a transaction its name.
 TRANSACTIONS_BY_LIFECYCLE = frozenset(
     name.removeprefix("ledger.") for name in EFFECTS if name.startswith("ledger.")
-) - {"look", "exclusively", "post", "mark_sent"}
+) - {"look", "exclusively", "register_source", "post", "mark_sent"}
 
 
 class Killed(BaseException):

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 # ---- the ledger ------------------------------------------------------------------------------------------------
 
 #: What a transaction writes without `shared.lifecycle`.
-_DIRECT_WRITES = frozenset({"post", "mark_sent", "insert_contract", "set_watermark", "save_source_guard"})
+_DIRECT_WRITES = {
+    "mark_sent": "ledger.mark_sent",
+    "post": "ledger.post",
+    "save_source_guard": "ledger.register_source",
+    "save_expectation": "ledger.register_source",
+    "delete_expectation": "ledger.register_source",
+    "insert_contract": "ledger.plan",
+    "set_watermark": "ledger.plan",
+}
 
 
 class WatchedTransaction:
@@ -58,10 +66,10 @@ class WatchedTransaction:
     def effect_name(self) -> str:
         """Return the side effect that this transaction is."""
         names = {name for name, _ in self.calls}
-        for name in (*sorted(names & TRANSACTIONS_BY_LIFECYCLE), "mark_sent", "post"):
-            if name in names:
-                return f"ledger.{name}"
-        return "ledger.plan" if names else "ledger.look"
+        for name in sorted(names & TRANSACTIONS_BY_LIFECYCLE):
+            return f"ledger.{name}"
+        direct = [effect for name, effect in _DIRECT_WRITES.items() if name in names]
+        return direct[0] if direct else "ledger.look"
 
 
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:

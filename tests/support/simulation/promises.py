@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from support.simulation.rows import BATCHES_PER_TABLE, Row, SimulatedSource
+from support.simulation.rows import Row, SimulatedSource
 
 from services.publisher.catalog import ExternalBatch
 from shared.domain.batches import EDGES, Attempt, AttemptState, Batch, BatchState, Stage
@@ -95,7 +95,7 @@ def assert_promises(world: World, *, discarded_count: int = 0) -> None:
 
 def _assert_the_target_equals_the_source(world: World, source: SimulatedSource, batches: list[Batch]) -> None:
     own = [batch for batch in batches if batch.source == source.name and batch.table == "rows"]
-    assert len([batch for batch in own if not rejects_slot_number(batch.slot)]) == BATCHES_PER_TABLE
+    assert len([batch for batch in own if not rejects_slot_number(batch.slot)]) == source.window_count
     due: dict[int, Row] = {}
     for batch in own:
         if batch.state is BatchState.PUBLISHED:

@@ -37,7 +37,6 @@ HOUR = timedelta(hours=1)
 
 #: The first planner sees the source's clock here, every later one sees it later.
 FIRST_HORIZON, HORIZON = MIDNIGHT + 3 * HOUR, MIDNIGHT + 6 * HOUR
-BATCHES_PER_TABLE = 4
 
 
 class Behaviour(Enum):
@@ -92,6 +91,11 @@ class SimulatedSource:
     @property
     def bucket(self) -> str:
         return f"esclusa-{self.name}"
+
+    @property
+    def window_count(self) -> int:
+        """Into how many windows the table `rows` is read."""
+        return 1 + (self.horizon - FIRST_HORIZON) // HOUR
 
     def contracts(self) -> list[TableContract]:
         names = ["rows", "snapshot"] if self.has_snapshot else ["rows"]

@@ -37,6 +37,18 @@ def run_to_rest(world: World, *, max_rounds: int = 400) -> None:
     raise AssertionError(f"not at rest after {max_rounds} rounds: {states}; {world.objects()}")
 
 
+def run_for(world: World, duration: timedelta) -> None:
+    """Let a time pass, with a sweep each minute."""
+    until = world.now + duration
+    while world.now < until:
+        drain(world)
+        before = world.now
+        advance(world, SWEEP_EVERY)
+        if before.replace(second=0, microsecond=0) != world.now.replace(second=0, microsecond=0):
+            world.start_sweep()
+    drain(world)
+
+
 def advance(world: World, quiet: timedelta) -> timedelta:
     """Move the clock to where something is due, or on by a quiet time; return the next quiet time."""
     moments = [at for at, _ in world.hidden]

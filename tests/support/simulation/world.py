@@ -58,7 +58,8 @@ from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.messages import ObjectCreated, parse_clean_message, parse_gate_message, parse_task_message
 from shared.object_store.memory import MemoryObjectStore
-from shared.planning import plan_source, register_contract
+from shared.outbox import send_pending
+from shared.planning import plan_source, register_contract, register_source
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
 from shared.queues.memory import MemoryQueues, QueuedMessage
 from shared.stage import Assignment, StageLimits
@@ -490,19 +491,28 @@ class World:
 
     # ---- who comes by itself -------------------------------------------------------------------------------------
 
-    def start_plan(self) -> None:
-        """Let cron begin."""
-        for source in self.sources:
+    def start_plan(self, *names: str) -> None:
+        """Let cron begin, for all sources or for those named."""
+        for source in [source for source in self.sources if not names or source.name in names]:
             self.start("planner", lambda source=source: self._plan(source))  # type: ignore[misc]
 
     def _plan(self, source: SimulatedSource) -> None:
+        """What `esclusa enqueue` does for one source."""
         contracts = source.contracts()
+        register_source(
+            contracts,
+            expected_by={contract.table: timedelta(hours=1) for contract in contracts},
+            max_concurrent_extracts=source.max_concurrent_extracts,
+            ledger=self.ledger,
+        )
+        self.secrets.resolve("env:SIMULATED_DSN")
         plan_source(
             contracts,
             ledger=self.ledger,
             source_clock=SimulatedReader(self, source, contracts[0]).clock,
             bucket=source.bucket,
         )
+        send_pending(self.ledger, self.sender)
 
     def start_sweep(self) -> None:
         """Let a sweeper begin, as a schedule would."""
