@@ -11,7 +11,7 @@ SOAK_SECONDS ?= 1800
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test chaos lint format up down lambdas lock clean
+.PHONY: help demo test chaos crash-points lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one a
 
 soak: $(VENV)/.dev ## Half an hour of kills, doubled messages and live writes; SOAK_SECONDS says otherwise.
 	ESCLUSA_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
+
+crash-points: $(VENV)/.dev ## Hit each side effect of a batch's way in each mode, in memory, and write the table in docs/delivery.md.
+	PYTHONPATH=.:tests $(BIN)/python -m support.crash_points --write
 
 lint: $(VENV)/.dev ## Run linters, type check and import contracts.
 	$(BIN)/ruff check .
