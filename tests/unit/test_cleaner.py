@@ -1,11 +1,13 @@
 """The cleaner deletes what the ledger says may go, sets aside what was refused, and can be stopped anywhere."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from support.journey import MemoryJourney, Part
+from support.ledger_rows import a_raw_file
 
 from lambdas.cleaner import clean as cleaner
 from lambdas.cleaner.clean import clean
@@ -92,6 +94,27 @@ def test_a_cleaner_that_dies_between_two_deletes_is_finished_by_the_next(
     assert clean_batch(journey) == 6
 
     assert areas_held(journey) == ["final"]
+
+
+def test_a_batch_of_many_files_is_cleaned_over_several_lives_of_a_cleaner(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Lambda has a minute. What one life of it deleted must not be done all over again by each of the next."""
+    journey.go_to(Area.FINAL)
+    batch = journey.batch
+    with journey.ledger.transaction() as tx:
+        for part in range(10, 1_010):
+            tx.insert_file(a_raw_file(batch, part=part))
+    journey.check(Area.FINAL)
+    lives = 0
+
+    while lives < 10 and any(file.deleted_at is None for file in journey.files(*RAW)):
+        lives += 1
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            die_after(patch, journey.memory, "delete", 300)
+            clean_batch(journey)
+
+    assert lives <= 6
 
 
 # ---- after a refusal ---------------------------------------------------------------------------------------------
@@ -184,6 +207,23 @@ def test_a_cleaner_that_dies_while_it_sets_aside_loses_nothing(
     kept = journey.files(Area.QUARANTINE)
     assert sorted(journey.object_keys()) == sorted(file.location.key for file in kept)
     assert {journey.memory.read(file.location) for file in kept} == bodies
+
+
+def test_what_was_set_aside_once_is_not_read_again_by_the_next_cleaner(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_at(journey, Area.TMP)
+    read: list[Location] = []
+    digest = journey.memory.sha256
+    monkeypatch.setattr(journey.memory, "sha256", lambda at: read.append(at) or digest(at))
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            die_after(patch, journey.memory, "copy", 2)
+            clean_batch(journey)
+
+    assert len(read) <= 3
+    assert len(journey.files(Area.QUARANTINE)) == 2
 
 
 def test_a_store_that_is_away_leaves_everything_recorded_as_present(
