@@ -18,6 +18,7 @@ from lambdas.invocation import handle_messages, warm_fleet
 from local.postgres import EmbeddedPostgres
 from shared.domain.batches import GATE_STATES, BatchState
 from shared.domain.files import Area, Location
+from shared.domain.progress import Expectation
 from shared.domain.reasons import Reason
 from shared.errors import Unavailable
 from shared.lifecycle import GATE_QUEUES
@@ -197,6 +198,26 @@ def test_the_sweeper_heals_as_a_lambda(fleet: Fleet, event: Mapping[str, Any]) -
     assert done["send_messages"] >= 3
     assert not answer["not_reached"]
     assert fleet.inspector.depth(QueueName.EXTRACT).visible == 2
+
+
+def test_the_watcher_raises_and_resolves_as_a_lambda(fleet: Fleet) -> None:
+    with fleet.ledger.transaction() as tx:
+        moment = timedelta(microseconds=1)
+        tx.save_expectation(Expectation("shop", "orders", moment, moment, since=tx.now()))
+    _wait(fleet, timedelta(seconds=1))
+
+    with running_lambda(handler_of("watcher"), fleet.environment) as function:
+        answers = [function.invoke({}), function.invoke({})]
+        with fleet.ledger.transaction() as tx:
+            tx.delete_expectation("shop", "orders")
+        answers.append(function.invoke({}))
+
+    assert [(answer["raised"], answer["resolved"], answer["open"]) for answer in answers] == [
+        (1, 0, 1),
+        (0, 0, 1),
+        (0, 1, 0),
+    ]
+    assert sum(answer["told"] for answer in answers) == 2
 
 
 def test_a_lambda_without_its_ledger_gives_every_message_back_and_recovers(fleet: Fleet) -> None:
