@@ -1,6 +1,6 @@
 """What the ledger recorded and nobody did. Each search reads, locks nothing, and changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lambdas.sweeper.actions import Action, ActionKind, told
 from lambdas.sweeper.limits import SweepLimits
@@ -91,8 +91,8 @@ def find_messages(ledger: Ledger) -> list[Action]:
     return [Action(ActionKind.SEND_MESSAGES, "outbox", f"{count} messages are not sent")] if count else []
 
 
-def find_expired_evidence(ledger: Ledger, store: ObjectStore, *, limits: SweepLimits) -> Iterator[Action]:
-    """Find files of `quarantine/` that the rule of their bucket deleted, and the ledger takes for present."""
+def old_evidence(ledger: Ledger, *, limits: SweepLimits) -> dict[str, list[DataFile]]:
+    """Return, by bucket, the files of `quarantine/` that the rule of their bucket should have deleted by now."""
     with ledger.transaction() as tx:
         files = tx.files(
             areas=[Area.QUARANTINE],
@@ -100,6 +100,14 @@ def find_expired_evidence(ledger: Ledger, store: ObjectStore, *, limits: SweepLi
             recorded_before=tx.now() - limits.quarantine_kept,
             limit=limits.step_limit,
         )
+    found: dict[str, list[DataFile]] = {}
+    for file in files:
+        found.setdefault(file.location.bucket, []).append(file)
+    return found
+
+
+def find_expired(files: Sequence[DataFile], store: ObjectStore, *, limits: SweepLimits) -> Iterator[Action]:
+    """Find those of some files that their bucket does not hold any more."""
     for file in files:
         if not _is_there(file, store):
             reason = (

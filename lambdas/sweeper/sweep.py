@@ -18,12 +18,13 @@ import structlog
 from lambdas.sweeper.actions import TAKES_AWAY, Action, ActionKind
 from lambdas.sweeper.in_buckets import Graces, judge_object, judge_upload, without_settled
 from lambdas.sweeper.in_ledger import (
-    find_expired_evidence,
+    find_expired,
     find_expired_leases,
     find_free_places,
     find_leftovers,
     find_messages,
     find_sleeping_batches,
+    old_evidence,
 )
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
@@ -77,7 +78,7 @@ def sweep(
     if long_areas:
         with _alone(run, SweepPart.DEEP) as is_alone:
             if is_alone:
-                run.take_all(find_expired_evidence(ledger, store, limits=limits))
+                _record_expired(run)
                 _search_long_areas(run, buckets, long_areas)
     if run.has_begun:
         run.send()
@@ -106,6 +107,12 @@ def _sweep_ledger(run: "_Run") -> None:
     run.take_all(find_leftovers(run.ledger, limits=run.limits))
     if not run.report.is_dry_run:  # it will find the same messages at its end
         run.send()
+
+
+def _record_expired(run: "_Run") -> None:
+    for bucket, files in old_evidence(run.ledger, limits=run.limits).items():
+        with _outage_of_one_bucket(run, bucket):
+            run.take_all(find_expired(files, run.store, limits=run.limits))
 
 
 def _search_buckets(run: "_Run", buckets: Collection[str], areas: Collection[Area]) -> None:

@@ -16,6 +16,7 @@ from support.ledger_rows import a_batch, a_foreign_file, a_raw_file, add_batch
 
 from lambdas.gate import Verdict
 from lambdas.sweeper.actions import TAKES_AWAY, ActionKind
+from lambdas.sweeper.handler import sweep_all
 from lambdas.sweeper.in_ledger import WAITING_STATES
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
@@ -36,8 +37,11 @@ from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
 from shared.errors import Unavailable
+from shared.fleet import Fleet
 from shared.ledger.memory import MemoryLedger, _MemoryTransaction
 from shared.ports import QueueName
+from shared.secrets.memory import MemorySecrets
+from shared.settings import FleetSettings
 
 LIMITS = SweepLimits(wake_after=timedelta(seconds=60), stray_after=timedelta(hours=2))
 ALL_AREAS = (*TRANSIENT_AREAS, Area.FINAL)
@@ -911,6 +915,33 @@ def test_no_long_area_starves_those_behind_it(journey: MemoryJourney) -> None:
     assert min(finished["s3://esclusa-b/final/"], finished["s3://esclusa-c/final/"]) >= 6
 
 
+def test_the_lambda_goes_on_where_it_ended_and_then_begins_anew(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey.plan()
+    for name in "abcdef":
+        journey.put_by_hand(f"final/{name}.csv")
+    journey.clock.advance(hours=3)
+    settings = FleetSettings(ledger_dsn="env:LEDGER_DSN")
+    fleet = Fleet(settings, journey.ledger, journey.memory, journey.queues, MemorySecrets({}))
+    begun_after: list[str] = []
+    listed = journey.memory.list
+
+    def list_and_tell(bucket: str, prefix: str, *, after: str = "") -> Any:
+        if prefix == "final/":
+            begun_after.append(after)
+        return listed(bucket, prefix, after=after)
+
+    monkeypatch.setattr(journey.memory, "list", list_and_tell)
+
+    for looks in (7, 1_000, 1_000):
+        report = sweep_all(fleet, areas=[Area.FINAL], is_time_up=_after(looks=looks))
+
+    assert [begun_after[0], begun_after[2]] == ["", ""]
+    assert "final/a.csv" <= begun_after[1] < "final/f.csv"
+    assert report.finished == ["s3://esclusa-shop/final/"]
+
+
 # ---- what expired in quarantine ----------------------------------------------------------------------------------
 
 
@@ -945,6 +976,32 @@ def test_a_longer_key_is_not_taken_for_an_expired_one(journey: MemoryJourney) ->
     journey.put_by_hand(gone.key + "0")
 
     assert sweep_report(journey, areas=DEEP).counts[ActionKind.RECORD_EXPIRED] == 1
+
+
+def test_a_bucket_that_is_gone_with_what_was_set_aside_there_keeps_no_other_from_being_searched(
+    journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = _set_aside(journey, "tmp/gone.csv")
+    elsewhere = replace(gone, bucket="esclusa-aaa")
+    with journey.ledger.transaction() as tx:
+        tx.insert_file(a_foreign_file(elsewhere.key, location=elsewhere, area=Area.QUARANTINE))
+    journey.clock.advance(hours=24 * 100)
+    journey.memory.delete(gone)
+    journey.put_by_hand("final/notes.csv")
+    journey.clock.advance(hours=3)
+    listed = journey.memory.list
+
+    def no_such_bucket(bucket: str, prefix: str, **bounds: Any) -> Any:
+        if bucket == "esclusa-aaa":
+            raise Unavailable(f"s3://{bucket}/: no such bucket")
+        return listed(bucket, prefix, **bounds)
+
+    monkeypatch.setattr(journey.memory, "list", no_such_bucket)
+
+    report = sweep_report(journey, areas=DEEP)
+
+    assert list(report.buckets_not_swept) == ["esclusa-aaa"]
+    assert report.counts[ActionKind.RECORD_EXPIRED] == report.counts[ActionKind.SET_ASIDE] == 1
 
 
 # ---- long waits --------------------------------------------------------------------------------------------------
