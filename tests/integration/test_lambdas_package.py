@@ -74,7 +74,7 @@ for module in {modules!r}:
     assert callable(importlib.import_module(module).handle)
 import boto3, psycopg, pyarrow as pa, pyarrow.parquet as pq
 from shared import parquet_footer
-for service in ("s3", "sqs", "secretsmanager", "ssm"):
+for service in ("s3", "sns", "sqs", "secretsmanager", "ssm"):
     boto3.client(service, region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x")
 sink = io.BytesIO()
 pq.write_table(pa.table({{"id": [1, 2]}}), sink)
