@@ -7,7 +7,6 @@ source meanwhile is behind every window that is compared. What differs is read a
 
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -142,16 +141,14 @@ def look_at_everything(reading: Reading) -> FirstLook:
     group = reading.group
     row_count = sum(batch.counts.get(Count.ROWS_IN_FINAL, 0) for batch in group.batches)
     look = FirstLook()
-    with tempfile.TemporaryDirectory(prefix="esclusa-prove-") as name, ExitStack() as opened:
+    with tempfile.TemporaryDirectory(prefix="esclusa-prove-") as name:
         partition_count = partition_count_for(row_count)
-        spills = {
-            side: opened.enter_context(Spill(Path(name) / side, partition_count=partition_count))
-            for side in reading.sides
-        }
-        for side, spill in spills.items():
-            for rows in reading.rows_of(side):
-                spill.add(rows)
-            spill.finish()
+        spills = {}
+        for side in reading.sides:
+            with Spill(Path(name) / side, partition_count=partition_count) as spill:
+                for rows in reading.rows_of(side):
+                    spill.add(rows)
+            spills[side] = spill
         for parts in zip(*(spill.partitions() for spill in spills.values()), strict=True):
             look.add(reading.compared(dict(zip(spills, parts, strict=True))))
     return look

@@ -10,8 +10,11 @@ import pyarrow as pa
 
 from reconciliation.shape import REDUCED
 
-#: Rows of one side that are compared at once: about 80 MB. The others' come to it.
-ROWS_PER_PARTITION = 2_000_000
+#: Rows of one side that are compared at once; with those of the others they take about 150 MB.
+ROWS_PER_PARTITION = 250_000
+
+#: Each is an open file. Of more rows than these hold, partitions grow.
+MAX_PARTITIONS = 400
 
 _SCHEMA = pl.DataFrame(schema=REDUCED).to_arrow().schema
 
@@ -20,14 +23,14 @@ def partition_count_for(row_count: int) -> int:
     """
     Return into how many partitions so many rows are parted.
 
-    >>> partition_count_for(0), partition_count_for(5_000_000)
-    (1, 3)
+    >>> partition_count_for(0), partition_count_for(1_000_000), partition_count_for(10**9)
+    (1, 5, 400)
     """
-    return row_count // ROWS_PER_PARTITION + 1
+    return min(row_count // ROWS_PER_PARTITION + 1, MAX_PARTITIONS)
 
 
 class Spill:
-    """The reduced rows of one side. A context manager; after `finish` they can be read."""
+    """The reduced rows of one side. A context manager: they are added in its block, and can be read behind it."""
 
     def __init__(self, folder: Path, *, partition_count: int) -> None:
         folder.mkdir()
@@ -36,18 +39,11 @@ class Spill:
 
     def add(self, reduced: pl.DataFrame) -> None:
         """Put rows to those of their keys; only what they are reduced to is kept."""
+        if reduced.is_empty():
+            return
         rows = reduced.select(*REDUCED)
-        for number, writer in enumerate(self._writers):
-            part = (
-                rows.filter(pl.col("key") % len(self._writers) == number) if len(self._writers) > 1 else rows
-            )
-            if part.height:
-                writer.write_table(part.to_arrow())
-
-    def finish(self) -> None:
-        """End writing. Harmless when repeated."""
-        for writer in self._writers:
-            writer.close()
+        for (number, *_), part in rows.group_by(pl.col("key") % len(self._writers)):
+            self._writers[int(str(number))].write_table(part.to_arrow())
 
     def partitions(self) -> Iterator[pl.DataFrame]:
         """Return the rows, partition by partition; all rows of one key are in one."""
@@ -64,4 +60,5 @@ class Spill:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
+        for writer in self._writers:
+            writer.close()
