@@ -32,8 +32,8 @@ A task gets `batch_id` and nothing else. It says "again, later" by raising: the 
 used up. `retry`, `countdown`, `eta`, `expires` and sending through Celery do not exist here; messages are
 written by `shared.messages` and sent from the outbox.
 
-To read it: `app` (configuration), `worker` (start and stop), `transport` (what Celery calls), `held_messages`
-(what this worker has in hand), `queue` (the calls to SQS), `settings`.
+To read it: `app` (configuration), `worker` (start and stop), `pool` (its processes), `transport` (what Celery
+calls), `held_messages` (what this worker has in hand), `queue` (the calls to SQS), `settings`.
 """
 
 from shared.celery_sqs.app import make_worker_app

@@ -15,6 +15,7 @@ from celery.apps.worker import Worker, install_worker_term_handler
 from celery.signals import worker_shutting_down
 
 from shared.celery_sqs.interruption import INTERRUPTION_SECONDS, interrupt
+from shared.celery_sqs.pool import ProcessPool
 from shared.celery_sqs.queue import SqsQueue
 from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import Unavailable
@@ -56,7 +57,7 @@ def run_worker(app: Celery, *, max_attempts: int) -> int:
         app=app,
         hostname=f"{app.main}@{socket.gethostname()}",
         queues=[queue.queue.name],
-        pool="prefork",
+        pool=ProcessPool,
         loglevel=logging.INFO,
         quiet=True,  # no banner
         without_gossip=True,
