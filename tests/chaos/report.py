@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaos.controller import Effect, Mode
-from chaos.trials import Outcome, modes_of
+from chaos.trials import Outcome, Trial, modes_of
 
 _SIGNS = {
     "in place": "=",
@@ -32,10 +32,7 @@ def write_report(directory: Path, outcomes: Sequence[Outcome], *, seed: int, pol
     rows = [
         {
             "trial": each.trial.name,
-            "role": each.trial.effect.role,
-            "effect": each.trial.effect.name,
-            "mode": str(each.trial.mode),
-            "occurrence": each.trial.occurrence,
+            "batch_id": each.batch_id,
             "was_hit": each.was_hit,
             "complaints": each.complaints,
             "attempts": each.attempts,
@@ -47,6 +44,24 @@ def write_report(directory: Path, outcomes: Sequence[Outcome], *, seed: int, pol
     document = {"seed": seed, "reader_poll_count": poll_count, "trials": rows}
     (directory / "chaos.json").write_text(json.dumps(document, indent=1) + "\n")
     (directory / "chaos.md").write_text(table(outcomes) + "\n\n" + LEGEND + "\n")
+
+
+def read_report(directory: Path) -> list[Outcome]:
+    """Return what an earlier report tells; nothing if there is none."""
+    file = directory / "chaos.json"
+    rows = json.loads(file.read_text())["trials"] if file.exists() else []
+    return [
+        Outcome(
+            trial=Trial.parse(row["trial"]),
+            batch_id=row["batch_id"],
+            complaints=row["complaints"],
+            was_hit=row["was_hit"],
+            attempts=row["attempts"],
+            healed_by=row["healed_by"],
+            rest_seconds=row["rest_seconds"],
+        )
+        for row in rows
+    ]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -4,8 +4,9 @@ The whole sweep: every side effect that a batch was seen to have, times everythi
     python -m chaos.sweep
 
 `CHAOS_SAMPLE=20` does so many trials by chance, `CHAOS_SEED` says which; `CHAOS_TRIAL="…"` does one, by the name that a
-report gives it, or several with ` | ` between. `CHAOS_MINUTES` begins no trial later. `CHAOS_SLOTS` is how many trials
-run side by side, `CHAOS_OUT` where the report is written.
+report gives it, or several with ` | ` between. `CHAOS_MINUTES` begins no trial later, `CHAOS_GO_ON=1`
+does only what the report of a run before does not tell to be well, `CHAOS_EACH_OCCURRENCE=1` hits also the second time
+that a batch has an effect, and so on. `CHAOS_SLOTS` is how many trials run side by side, `CHAOS_OUT` where the report is.
 """
 
 import logging
@@ -17,15 +18,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 from chaos.controller import Effect, Mode
 from chaos.fleet import chaos_fleet
-from chaos.report import write_report
+from chaos.report import read_report, write_report
 from chaos.trials import (
     ALL_PROFILES,
     SMOOTH,
@@ -77,7 +80,8 @@ def record(laboratory: Laboratory, profiles: Sequence[Profile]) -> list[Recorded
             if known is None:
                 found[effect] = Recorded(profile, effect, count)
     for effect, count in laboratory.controller.seen_without_batch().items():
-        if effect not in found and effect.role != "planner":
+        # The planner is told by its tag; the watcher looks on, and has no part in the way of a batch.
+        if effect not in found and effect.role not in {"planner", "watcher"}:
             found[effect] = Recorded(SMOOTH[0], effect, count, is_of_anybody=True)
     return sorted(found.values(), key=lambda each: each.effect)
 
@@ -125,7 +129,7 @@ class Sweep:
     """Does many trials, as many at a time as there are sources, and looks at each until it is clean."""
 
     def __init__(self, laboratory: Laboratory, say: Say) -> None:
-        self._laboratory = laboratory
+        self.laboratory = laboratory
         self._say = say
         self._lock = threading.Lock()
         self.outcomes: list[Outcome] = []
@@ -162,7 +166,7 @@ class Sweep:
 
         threads = [
             threading.Thread(target=work, args=[source], daemon=True)
-            for source in self._laboratory.fleet.sources
+            for source in self.laboratory.fleet.sources
         ]
         for thread in threads:
             thread.start()
@@ -173,7 +177,7 @@ class Sweep:
         self, trial: Trial, source: str, cooling: ThreadPoolExecutor, *, again: Callable[[], None] | None
     ) -> None:
         try:
-            running = self._laboratory.run(trial, profile=trial.profile, source=source)
+            running = self.laboratory.run(trial, profile=trial.profile, source=source)
         except Exception as error:  # noqa: BLE001  of one trial: the others go on
             self._note(Outcome(trial, "", [f"{type(error).__name__}: {error}"], was_hit=True))
             if not isinstance(error, TimeoutError):
@@ -232,41 +236,42 @@ def _rank(trial: Trial) -> int:
 
 def main() -> int:
     """Do the sweep that the environment asks for; 0 if all is well."""
-    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    count = int(os.environ.get("CHAOS_SAMPLE") or 0)
-    slots = int(os.environ.get("CHAOS_SLOTS") or 6)
-    out = Path(os.environ.get("CHAOS_OUT") or "dist/chaos")
-    each_occurrence = os.environ.get("CHAOS_EACH_OCCURRENCE") == "1"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    print(f"seed {seed}", flush=True)
-    with chaos_fleet(source_count=slots) as fleet:
-        laboratory = Laboratory(fleet)
-        sweep = Sweep(laboratory, lambda line: print(line, flush=True))
-        if name := os.environ.get("CHAOS_TRIAL"):
-            trials = [Trial.parse(each) for each in name.split(" | ")]
-        else:
-            recorded = record(laboratory, ALL_PROFILES)
-            for each in recorded:
-                print(
-                    f"  {each.effect.role}: {each.effect.name} ×{each.count} ({each.profile.name}{'*' if each.is_of_anybody else ''})"
-                )
-            possible = all_trials(recorded, each_occurrence=each_occurrence)
-            trials = sample(possible, seed=seed, count=count) if count else in_order(possible, seed=seed)
-        print(f"{len(trials)} trials", flush=True)
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+    out = Path(os.environ.get("CHAOS_OUT") or "dist/chaos")
+    before = [each for each in read_report(out) if each.is_good] if os.environ.get("CHAOS_GO_ON") else []
+    say = partial(print, flush=True)
+    say(f"seed {seed}")
+    with chaos_fleet(source_count=int(os.environ.get("CHAOS_SLOTS") or 6)) as fleet:
+        sweep = Sweep(Laboratory(fleet), say)
+        trials = _trials_wanted(sweep.laboratory, say, seed=seed, done={each.trial.name for each in before})
+        say(f"{len(trials)} trials")
         minutes = float(os.environ.get("CHAOS_MINUTES") or "inf")
-        outcomes = sweep.run(trials, within_seconds=minutes * 60)
+        with suppress(KeyboardInterrupt):  # what was done till then is worth a report
+            sweep.run(trials, within_seconds=minutes * 60)
         polls = fleet.reader.poll_count
+    outcomes = [*before, *sweep.outcomes]
     write_report(out, outcomes, seed=seed, poll_count=polls)
-    bad = [each for each in outcomes if not each.is_good]
-    for each in bad:
-        print(
-            f"{'FAILED' if each.complaints else 'not reached'}: {reproduction(each.trial)}\n    {each.complaints}"
-        )
-    print(
-        f"{len(outcomes)} trials, {sum(bool(each.complaints) for each in outcomes)} failed; report in {out}/"
-    )
-    return 1 if any(each.complaints for each in outcomes) else 0
+    failed = [each for each in outcomes if each.complaints]
+    for each in failed:
+        say(f"FAILED: {reproduction(each.trial)}\n    {each.complaints}")
+    not_reached = sum(not each.was_hit for each in outcomes)
+    say(f"{len(outcomes)} trials, {len(failed)} failed, {not_reached} not reached; report in {out}/")
+    return 1 if failed else 0
+
+
+def _trials_wanted(laboratory: Laboratory, say: Say, *, seed: int, done: Collection[str]) -> list[Trial]:
+    if names := os.environ.get("CHAOS_TRIAL"):
+        return [Trial.parse(name) for name in names.split(" | ")]
+    recorded = record(laboratory, ALL_PROFILES)
+    for each in recorded:
+        star = "*" if each.is_of_anybody else ""
+        say(f"  {each.effect.role}: {each.effect.name} ×{each.count} ({each.profile.name}{star})")
+    possible = all_trials(recorded, each_occurrence=os.environ.get("CHAOS_EACH_OCCURRENCE") == "1")
+    if count := int(os.environ.get("CHAOS_SAMPLE") or 0):
+        return sample(possible, seed=seed, count=count)
+    return [trial for trial in in_order(possible, seed=seed) if trial.name not in done]
 
 
 if __name__ == "__main__":
