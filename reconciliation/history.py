@@ -1,7 +1,7 @@
 """What there is to compare of a table, by the ledger: its published batches, and which of them are compared together."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from reconciliation.settled import SettledWindow, Timeline, settled_windows
@@ -40,10 +40,14 @@ class History:
     unpublished: tuple[Batch, ...]
     contracts: dict[int, TableContract]
 
+    #: How the source is reached today.
+    connection: Mapping[str, str]
+
     @property
     def newest(self) -> TableContract:
-        """The newest contract under which something was published."""
-        return self.contracts[max(batch.contract_version for batch in self.published)]
+        """The newest contract under which something was published; the source may have moved since."""
+        contract = self.contracts[max(batch.contract_version for batch in self.published)]
+        return replace(contract, origin=replace(contract.origin, connection=self.connection))
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -78,12 +82,14 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
             version: tx.contract(source, table, version).contract
             for version in {batch.contract_version for batch in published}
         }
+        latest = tx.latest_contract(source, table)
     return History(
         published=tuple(
             sorted(published, key=lambda batch: (batch.window.end, rejects_slot_number(batch.slot)))
         ),
         unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
         contracts=contracts,
+        connection=latest.contract.origin.connection if latest else {},
     )
 
 

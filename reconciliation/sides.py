@@ -20,7 +20,7 @@ from shared.domain.contracts import TableContract
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
-from shared.errors import Refused
+from shared.errors import Refused, Unavailable
 from shared.ports import ObjectStore, SecretStore
 
 
@@ -42,6 +42,9 @@ _FUTURE = timedelta(days=366)
 
 #: A batch may take ten minutes of a source; a comparison reads many windows at once.
 READ_LIMITS = ReadLimits(read_timeout_seconds=3600)
+
+#: Refusals that tell nothing of the rows, only that they cannot be had so.
+_NO_ANSWER = frozenset({Reason.SOURCE_ANSWER_INVALID, Reason.SOURCE_LIMIT_EXCEEDED, Reason.MASK_KEY_MISSING})
 
 #: So often the newest rows are read, if those that change meanwhile keep the source's answers from adding up.
 _READINGS_OF_NEWEST = 5
@@ -66,15 +69,22 @@ class SourceRows:
 
         Raises:
             Refused: if the table is not as the contract has it.
-            Unavailable: if the source does not answer.
+            Unavailable: if the source does not answer, or not so much at once; or if the mask key cannot be had.
         """
         contract = self.contract
         if contract.cursor is not None:
             contract = replace(contract, cursor=replace(contract.cursor, overlap=timedelta(0)))
-        with open_reader(contract, secrets=self.secrets, limits=READ_LIMITS) as reader:
-            yield from self._part(reader, self.bounds or Window(None, reader.clock()), timeline)
-            if self.bounds is not None:
-                yield from self._newer_rows(reader, self.bounds.end, timeline)
+        try:
+            with open_reader(contract, secrets=self.secrets, limits=READ_LIMITS) as reader:
+                yield from self._part(reader, self.bounds or Window(None, reader.clock()), timeline)
+                if self.bounds is not None:
+                    yield from self._newer_rows(reader, self.bounds.end, timeline)
+        except Refused as refusal:
+            if refusal.reason not in _NO_ANSWER:
+                raise
+            raise Unavailable(
+                f"{refusal}; perhaps fewer windows can be compared at once, with --from"
+            ) from refusal
 
     def _newer_rows(
         self, reader: SourceReader, start: datetime, timeline: Timeline | None
