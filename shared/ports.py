@@ -220,13 +220,15 @@ class LedgerTransaction(Protocol):
         bucket: str | None = None,
         table: str | None = None,
         recorded_before: datetime | None = None,
+        foreign_only: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
         """
         Return files by location key, or the last recorded first.
 
-        `present_only` leaves out those recorded as deleted; `table`, those that no batch of that table wrote.
+        `present_only` leaves out those recorded as deleted; `table`, those that no batch of that table wrote;
+        `foreign_only`, those that a batch wrote.
         """
         ...
 

@@ -27,7 +27,8 @@ class ActionKind(StrEnum):
     CLEAN_BATCH = "clean_batch"
     #: Send what the outbox holds.
     SEND_MESSAGES = "send_messages"
-    #: Record that an object of `quarantine/` is gone: the rule of its bucket deleted it.
+    #: Record that an object is gone: the rule of its bucket deleted it from `quarantine/`, or a cleaner that died
+    #: before it said so had set it aside.
     RECORD_EXPIRED = "record_expired"
     #: Abort an upload that nobody will complete.
     ABORT_UPLOAD = "abort_upload"

@@ -100,19 +100,35 @@ def old_evidence(ledger: Ledger, *, limits: SweepLimits) -> dict[str, list[DataF
             recorded_before=tx.now() - limits.quarantine_kept,
             limit=limits.step_limit,
         )
+    return _by_bucket(files)
+
+
+def foreign_in_the_way(ledger: Ledger, *, limits: SweepLimits) -> dict[str, list[DataFile]]:
+    """Return, by bucket, the files that nobody of ours wrote and that should have been set aside by now."""
+    with ledger.transaction() as tx:
+        files = tx.files(
+            areas=[area for area in Area if area is not Area.QUARANTINE],
+            present_only=True,
+            foreign_only=True,
+            recorded_before=tx.now() - limits.foreign_after,
+            limit=limits.step_limit,
+        )
+    return _by_bucket(files)
+
+
+def _by_bucket(files: Sequence[DataFile]) -> dict[str, list[DataFile]]:
     found: dict[str, list[DataFile]] = {}
     for file in files:
         found.setdefault(file.location.bucket, []).append(file)
     return found
 
 
-def find_expired(files: Sequence[DataFile], store: ObjectStore, *, limits: SweepLimits) -> Iterator[Action]:
+def find_gone(files: Sequence[DataFile], store: ObjectStore) -> Iterator[Action]:
     """Find those of some files that their bucket does not hold any more."""
     for file in files:
         if not _is_there(file, store):
-            reason = (
-                f"recorded over {limits.quarantine_kept.days} days ago; its bucket does not hold it any more"
-            )
+            since = "" if file.recorded_at is None else f" on {told(file.recorded_at)}"
+            reason = f"recorded{since}; its bucket does not hold it any more"
             yield Action(ActionKind.RECORD_EXPIRED, file, reason)
 
 

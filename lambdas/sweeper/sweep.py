@@ -18,12 +18,13 @@ import structlog
 from lambdas.sweeper.actions import TAKES_AWAY, Action, ActionKind
 from lambdas.sweeper.in_buckets import Graces, judge_object, judge_upload, without_settled
 from lambdas.sweeper.in_ledger import (
-    find_expired,
     find_expired_leases,
     find_free_places,
+    find_gone,
     find_leftovers,
     find_messages,
     find_sleeping_batches,
+    foreign_in_the_way,
     old_evidence,
 )
 from lambdas.sweeper.limits import SweepLimits
@@ -78,7 +79,7 @@ def sweep(
     if long_areas:
         with _alone(run, SweepPart.DEEP) as is_alone:
             if is_alone:
-                _record_expired(run)
+                _record_gone(run)
                 _search_long_areas(run, buckets, long_areas)
     if run.has_begun:
         run.send()
@@ -109,10 +110,11 @@ def _sweep_ledger(run: "_Run") -> None:
         run.send()
 
 
-def _record_expired(run: "_Run") -> None:
-    for bucket, files in old_evidence(run.ledger, limits=run.limits).items():
-        with _outage_of_one_bucket(run, bucket):
-            run.take_all(find_expired(files, run.store, limits=run.limits))
+def _record_gone(run: "_Run") -> None:
+    for search in (old_evidence, foreign_in_the_way):
+        for bucket, files in search(run.ledger, limits=run.limits).items():
+            with _outage_of_one_bucket(run, bucket):
+                run.take_all(find_gone(files, run.store))
 
 
 def _search_buckets(run: "_Run", buckets: Collection[str], areas: Collection[Area]) -> None:

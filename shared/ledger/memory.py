@@ -374,6 +374,7 @@ class _MemoryTransaction:
         bucket: str | None = None,
         table: str | None = None,
         recorded_before: datetime | None = None,
+        foreign_only: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
@@ -383,6 +384,7 @@ class _MemoryTransaction:
             if (areas is None or file.area in areas)
             and (attempt is None or file.attempt == attempt)
             and not (present_only and file.deleted_at is not None)
+            and not (foreign_only and file.batch_id is not None)
             and (bucket is None or file.location.bucket == bucket)
             and (table is None or self._table_of(file) == table)
             and (recorded_before is None or (file.recorded_at or _LONG_AGO) < recorded_before)

@@ -474,6 +474,7 @@ class _PostgresTransaction:
         bucket: str | None = None,
         table: str | None = None,
         recorded_before: datetime | None = None,
+        foreign_only: bool = False,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[DataFile]:
@@ -488,6 +489,8 @@ class _PostgresTransaction:
             query = query.where(_data_file.c.batch_id.in_(of_table))
         if batch_id is not None:
             query = query.where(_data_file.c.batch_id == batch_id)
+        if foreign_only:
+            query = query.where(_data_file.c.batch_id.is_(None))
         if areas is not None:
             query = query.where(_data_file.c.area.in_(areas))
         if attempt is not None:

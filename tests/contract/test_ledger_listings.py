@@ -7,7 +7,7 @@ from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_fil
 
 from infra import migrations
 from shared.domain.batches import BatchState
-from shared.domain.files import Location
+from shared.domain.files import Area, Location
 from shared.ports import BatchTally, Ledger
 
 MINUTE = timedelta(minutes=1)
@@ -74,3 +74,14 @@ def test_a_migrated_database_is_at_the_newest_revision(fresh_database: str) -> N
 
     assert migrations.newest() is not None
     assert migrations.current(fresh_database) == migrations.newest()
+
+
+def test_files_that_no_batch_wrote_can_be_asked_for_alone(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        own = a_raw_file(add_batch(tx, a_batch()))
+        for file in (own, a_foreign_file("tmp/gone.csv", deleted_at=NOON), a_foreign_file("tmp/notes.csv")):
+            tx.insert_file(file)
+
+        found = tx.files(areas=[Area.TMP], foreign_only=True, present_only=True)
+
+    assert [file.location.key for file in found] == ["tmp/notes.csv"]

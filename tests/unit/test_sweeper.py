@@ -665,7 +665,7 @@ def test_every_action_says_why(journey: MemoryJourney) -> None:
     )
     assert reasons["abort_upload"] == "begun 2026-11-22T15:00:00Z by nobody of ours"
     assert reasons["wake_batch"] == "planned since 2026-11-22T12:00:00Z, 1 messages sent"
-    assert reasons["record_expired"] == "recorded over 90 days ago; its bucket does not hold it any more"
+    assert reasons["record_expired"] == "recorded on 2026-11-22T12:00:00Z; its bucket does not hold it any more"
 
 
 # ---- no more than so much ----------------------------------------------------------------------------------------
@@ -967,6 +967,25 @@ def test_a_file_of_quarantine_that_has_not_expired_is_not_asked_about(journey: M
     journey.clock.advance(hours=24 * 89)
 
     assert ActionKind.RECORD_EXPIRED not in sweep_report(journey, areas=DEEP).counts
+
+
+def test_a_foreign_object_whose_cleaner_died_after_its_delete_is_recorded_as_gone(
+    journey: MemoryJourney,
+) -> None:
+    location = Location(journey.bucket, "final/notes.csv")
+    with journey.ledger.transaction() as tx:
+        tx.insert_file(a_foreign_file(location.key, area=Area.FINAL))
+
+    at_once = sweep_report(journey, areas=DEEP)
+    journey.clock.advance(hours=3)
+    later = sweep_report(journey, areas=DEEP)
+
+    assert ActionKind.RECORD_EXPIRED not in at_once.counts
+    assert later.counts[ActionKind.RECORD_EXPIRED] == 1
+    with journey.ledger.transaction() as tx:
+        file = tx.file(location)
+    assert file is not None
+    assert file.deleted_at is not None
 
 
 def test_a_longer_key_is_not_taken_for_an_expired_one(journey: MemoryJourney) -> None:
