@@ -124,7 +124,16 @@ def test_every_row_of_an_appended_table_counts_as_often_as_it_is_there():
     assert differing(found) == [(0, 1, 10, 2, 2, 1)]
 
 
-@pytest.mark.parametrize("newer", [row(1, 11, window=1, version=2), row(1, 11, window=OPEN, version=2)])
+@pytest.mark.parametrize(
+    "newer",
+    [
+        row(1, 11, window=1, version=2),
+        row(1, 11, window=OPEN, version=2),
+        # Rejected, with a cursor that is no moment.
+        row(1, 11, window=OPEN, version=0),
+    ],
+    ids=["published", "on its way", "rejected"],
+)
 def test_an_older_version_in_an_appended_table_is_not_asked_of_the_source(newer):
     in_lake = [ONE, newer] if newer[2] >= 0 else [ONE]
 
