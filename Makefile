@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 # Two test processes fit a small machine; each starts servers of its own.
 TEST_PROCESSES ?= 2
 TESTS ?= tests
+OUTAGE_SECONDS ?= 180
 SOAK_SECONDS ?= 1800
 # Hashes, and no registry's address. What is deployed has the versions that were tested.
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test chaos crash-points lint format up down lambdas lock clean
+.PHONY: help demo test chaos outages rolling-restart crash-points lint format up down lambdas lock clean
 
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.local ## Run the main job from end to end on this machine, and prove that nothing is missing.
 	$(BIN)/python -m local.demo
@@ -30,6 +31,14 @@ test: $(VENV)/.dev ## Run all tests.
 
 chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one at a time. CHAOS_SAMPLE=20 does some.
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.sweep
+
+outages: $(VENV)/.dev ## Take each part away from a running fleet for 3 minutes, and measure who asks; OUTAGE_SECONDS says otherwise.
+	@mkdir -p dist
+	OUTAGE_SECONDS=$(OUTAGE_SECONDS) OUTAGE_REPORT=dist/outages.jsonl $(BIN)/python -m pytest tests/e2e/test_outages.py
+
+rolling-restart: $(VENV)/.dev ## Replace all workers under load, three times, and measure what it costs.
+	@mkdir -p dist
+	RESTART_ROUNDS=3 RESTART_REPORT=dist/rolling-restart.json $(BIN)/python -m pytest tests/e2e/test_rolling_restart.py
 
 soak: $(VENV)/.dev ## Half an hour of kills, doubled messages and live writes; SOAK_SECONDS says otherwise.
 	ESCLUSA_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
