@@ -129,7 +129,7 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
         if table.differing_window_count:
             name = f"{table.source}.{text_of(table.table)}"
             typer.echo(
-                f"different: {table.differing_window_count} windows of {name}; `esclusa prove {name}` tells more"
+                f"different: {name}, windows: {table.differing_window_count}; `esclusa prove {name}` tells more"
             )
 
     if late := [f"{table.source}.{text_of(table.table)}" for table in tables if table.is_late]:

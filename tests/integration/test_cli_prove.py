@@ -77,7 +77,7 @@ def test_a_difference_is_seen_in_the_status_until_it_is_cured_and_compared_again
 
     shell.run("prove", "orders")
 
-    assert "different: 2 windows of shop.orders; `esclusa prove shop.orders` tells more" in seen.output
+    assert "different: shop.orders, windows: 2; `esclusa prove shop.orders` tells more" in seen.output
     assert "different" not in shell.run("status").output
 
 
