@@ -462,7 +462,8 @@ def test_a_server_that_drips_holds_a_worker_for_a_bounded_time(raw: Any) -> None
     )
 
     assert isinstance(error, Unavailable)
-    assert "cut" in str(error)
+    # On a busy machine a request may be given up before the whole reading is.
+    assert "cut" in str(error) or "ReadTimeout" in str(error)
 
 
 def test_a_body_without_a_length_that_is_cut_by_us_does_not_count_as_whole() -> None:
