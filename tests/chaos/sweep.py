@@ -106,7 +106,7 @@ def _wait_until_clean(running: Running) -> list[str]:
         complaints = running.complaints() if running.is_over() else ["the fault is not over"]
         if not complaints or time.monotonic() > deadline:
             return complaints
-        time.sleep(1.5)
+        time.sleep(4)
 
 
 def all_trials(recorded: Iterable[Recorded], *, each_occurrence: bool) -> list[Trial]:

@@ -318,7 +318,7 @@ class Running:
             return bool(batches) and all(batch.state in STATES_AT_REST for batch in batches)
 
         try:
-            until(at_rest, what="its batches to come to rest", within_seconds=PATIENCE_SECONDS, pause=0.2)
+            until(at_rest, what="its batches to come to rest", within_seconds=PATIENCE_SECONDS, pause=0.5)
         except TimeoutError as error:
             states = [f"{batch.id} {batch.state} {batch.detail}" for batch in self.batches()]
             raise TimeoutError(f"{error}: {states}") from None
