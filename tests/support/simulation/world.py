@@ -609,7 +609,8 @@ class World:
             batch = tx.batch(claimed.batch_id)
             assert batch is not None
             running = tx.running_extract_count(batch.source)
-        places = self.source(batch.source).max_concurrent_extracts
+            # Not what the file says: a planner that stood still may have recorded what it said before.
+            places = tx.source_guard(batch.source).max_concurrent_extracts
         assert running <= places, (
             f"{running} extract attempts of {batch.source} run at once, in {places} places"
         )
