@@ -170,8 +170,15 @@ class Sweep:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            # What is under way ends while the fleet is still there.
+            self._ends_at = 0.0
+            for thread in threads:
+                thread.join()
+            raise
 
     def _do(
         self, trial: Trial, source: str, cooling: ThreadPoolExecutor, *, again: Callable[[], None] | None
