@@ -290,6 +290,33 @@ def refuse_attempt(
     return batch
 
 
+def let_go(tx: LedgerTransaction, attempt: Attempt) -> Batch:
+    """
+    End an attempt whose worker was told to stop. The batch waits for another one, which may begin at once.
+
+    No message is posted: the worker gives back the one it has. It says nothing of the source, so it counts as no
+    failure of it: to replace all workers at once must not open a breaker.
+
+    Raises:
+        LostLease: if another attempt speaks for the batch.
+    """
+    batch, current = _speaking(tx, attempt)
+    now, detail = tx.now(), "its worker was told to stop"
+    ended = replace(current, state=AttemptState.EXPIRED, lease_until=now, ended_at=now)
+    tx.save_attempt(replace(ended, reason=Reason.LEASE_EXPIRED, detail=detail))
+    batch = _move(
+        tx,
+        replace(batch, detail=detail),
+        STAGE_STATES[attempt.stage].waiting,
+        actor=_speaker(attempt),
+        reason=Reason.LEASE_EXPIRED,
+        awaited_messages=1,
+    )
+    if attempt.stage is Stage.EXTRACT:
+        start_deferred(tx, batch.source)
+    return batch
+
+
 def expire_attempt(tx: LedgerTransaction, attempt: Attempt, *, retry: RetryPolicy) -> bool:
     """Free a batch whose attempt outlived its lease and wake it again; False if it moved meanwhile."""
     batch = tx.batch(attempt.batch_id, lock=True)

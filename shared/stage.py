@@ -140,10 +140,10 @@ def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
 
 
 def _let_go(attempt: Attempt, *, ledger: Ledger) -> None:
-    """End the lease of an attempt now: whoever gets its message next takes the batch over."""
+    """End an attempt now: whoever gets its message next begins another one."""
     try:
         with ledger.transaction() as tx:
-            lifecycle.renew(tx, attempt, lease=timedelta(0))
+            lifecycle.let_go(tx, attempt)
         log.warning("stage_interrupted")
     except (LostLease, Unavailable) as error:
         log.warning("stage_interrupted", detail=str(error))

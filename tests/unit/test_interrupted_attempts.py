@@ -9,6 +9,7 @@ from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney
 from shared import stage
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import FAILURES_THAT_OPEN, SourceGuard
 from shared.errors import Interrupted
 from shared.lifecycle import StageResult
 from shared.stage import Assignment, Outcome, StageLimits
@@ -64,3 +65,13 @@ def test_an_interrupted_attempt_that_was_overtaken_frees_nothing(journey: Memory
 
     assert attempt_states(journey) == [AttemptState.EXPIRED, AttemptState.SUCCEEDED]
     assert journey.batch.state is BatchState.EXTRACTED
+
+
+def test_workers_that_are_told_to_stop_say_nothing_of_the_source(journey: MemoryJourney) -> None:
+    for _ in range(FAILURES_THAT_OPEN):
+        with pytest.raises(Interrupted):
+            run(journey, is_told_to_stop=True)
+
+    source = journey.batch.source
+    with journey.ledger.transaction() as tx:
+        assert tx.source_guard(source) == SourceGuard(source)

@@ -70,6 +70,10 @@ class Fleet:
         with self.ledger.transaction() as tx:
             lifecycle.refuse_attempt(tx, attempt, reason=Reason.TABLE_MISSING, detail="no such table")
 
+    def let_go(self, attempt: Attempt) -> None:
+        with self.ledger.transaction() as tx:
+            lifecycle.let_go(tx, attempt)
+
     def expire(self, attempt: Attempt) -> bool:
         with self.ledger.transaction() as tx:
             return lifecycle.expire_attempt(tx, attempt, retry=RETRY)
@@ -138,7 +142,7 @@ def test_another_source_has_places_of_its_own() -> None:
     assert fleet.claim(free) is not None
 
 
-@pytest.mark.parametrize("end", ["complete", "refuse", "fail", "expire"])
+@pytest.mark.parametrize("end", ["complete", "refuse", "fail", "let_go", "expire"])
 def test_however_an_attempt_ends_its_place_goes_to_the_batch_that_waits_longest(end: str) -> None:
     fleet = Fleet(places=1)
     first, second, third = fleet.plan("1", "2", "3")
@@ -250,6 +254,19 @@ def test_a_source_that_fails_time_and_again_is_left_alone_for_a_while() -> None:
     assert open_until is not None
     assert timedelta(0) < open_until - fleet.clock.moment <= LONGEST_OPEN
     assert fleet.deferred() == [second]
+
+
+def test_a_worker_that_was_told_to_stop_neither_opens_nor_closes_the_breaker() -> None:
+    fleet = Fleet(places=4)
+    first, second = fleet.plan("1", "2")
+    fleet.fail(fleet.claimed(first))
+    before = fleet.guard()
+
+    fleet.let_go(fleet.claimed(second))
+
+    assert before.failures_in_a_row == 1
+    assert fleet.guard() == before
+    assert fleet.claim(second) is not None
 
 
 def test_when_the_breaker_is_over_one_attempt_at_a_time_tries_the_source() -> None:
