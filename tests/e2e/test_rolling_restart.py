@@ -18,7 +18,7 @@ from typing import NamedTuple
 import psutil
 import psycopg
 import pytest
-from support.fleet import SmallFleet, until
+from support.fleet import PATIENCE_SECONDS, SmallFleet, until
 from support.load import under_load
 
 from local.fleet import WORKERS, worker_processes
@@ -91,7 +91,11 @@ def test_workers_restarted_one_after_another_add_less_than_a_minute_and_repeat_o
 ) -> None:
     began_quietly = datetime.now(UTC)
     with under_load(fleet, fleet.environment) as load:
-        until(lambda: len(load.enqueued) >= 5 * ROUNDS, what="the load to run for a while")
+        until(
+            lambda: len(load.enqueued) >= 5 * ROUNDS,
+            what="the load to run for a while",
+            within_seconds=PATIENCE_SECONDS * ROUNDS,
+        )
     fleet.wait_until_at_rest()
     quiet = latencies_seconds(fleet, since=began_quietly)
 
