@@ -259,6 +259,8 @@ def _dead_letters(facts: Facts) -> list[Condition]:
 
 
 def _failing_sources(facts: Facts) -> list[Condition]:
+    # Of sources that are still expected: batches of one that was retired may go on failing, and none will succeed.
+    expected = {item.source for item in facts.expectations}
     # Not only while the breaker is open: it lets an attempt through each time its pause is over.
     return [
         Condition(
@@ -268,7 +270,7 @@ def _failing_sources(facts: Facts) -> list[Condition]:
             f"`esclusa check --source {guard.source}` tells whether it answers",
         )
         for guard in facts.guards
-        if guard.failures_in_a_row >= FAILURES_THAT_OPEN
+        if guard.source in expected and guard.failures_in_a_row >= FAILURES_THAT_OPEN
     ]
 
 

@@ -31,6 +31,7 @@ from shared.domain.windows import Window
 from shared.errors import ConfigurationError, EsclusaError, SecretNotFound, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.notices.memory import MemoryNotifier
+from shared.planning import retire_source
 from shared.ports import OutboxMessage, QueueDepth, QueueName
 from shared.queues.memory import MemoryQueues
 
@@ -216,6 +217,7 @@ def test_a_queue_that_cannot_be_asked_keeps_none_of_the_others_from_being_asked(
 
 def test_when_sqs_is_away_it_is_asked_once_and_the_rest_goes_on(desk: Desk) -> None:
     queues = BrokenQueues(Unavailable("away"))
+    desk.change(lambda tx: tx.save_expectation(EXPECTED))
     desk.change(lambda tx: tx.save_source_guard(SourceGuard("shop", failures_in_a_row=3)))
 
     findings = judge(look(desk.ledger, queues, limits=LIMITS), limits=LIMITS)
@@ -231,11 +233,21 @@ def test_a_source_fails_from_its_third_failure_until_it_answers(
 ) -> None:
     # Its breaker lets an attempt through now and then; the alarm does not come and go with it.
     guard = SourceGuard("shop", failures_in_a_row=failures, open_until=NOON - MINUTE)
+    desk.change(lambda tx: tx.save_expectation(EXPECTED))
     desk.change(lambda tx: tx.save_source_guard(guard))
     failing = desk.found()
     desk.change(lambda tx: tx.save_source_guard(guard.after_success()))
 
     assert (AlarmKind.SOURCE_FAILING in failing) is is_failing
+    assert desk.found() == {}
+
+
+def test_a_source_that_was_retired_alarms_nobody_however_its_last_batches_fail(desk: Desk) -> None:
+    desk.change(lambda tx: tx.save_expectation(EXPECTED))
+    retire_source("shop", ledger=desk.ledger)
+
+    desk.change(lambda tx: tx.save_source_guard(SourceGuard("shop", failures_in_a_row=3)))
+
     assert desk.found() == {}
 
 

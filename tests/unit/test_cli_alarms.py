@@ -96,6 +96,7 @@ def test_looking_at_alarms_records_nothing() -> None:
 
 def test_alarms_that_are_over_are_shown_when_asked_for() -> None:
     shell = Shell()
+    expect(shell)
     with shell.ledger.transaction() as tx:
         tx.save_source_guard(SourceGuard("shop", failures_in_a_row=3))
     run_watcher(shell)
