@@ -26,6 +26,12 @@ POOL_RECYCLE_SECONDS: Final = 300
 # take to send a handful of messages.
 IDLE_IN_TRANSACTION_SECONDS: Final = 120
 
+# How soon the server notices that the machine of a client is gone, without a word: asked after 30 seconds of silence,
+# then twice more, ten seconds apart. With Linux as it comes that takes over two hours, and so long a named lock, which
+# may be idle for any time, would keep every later sweep out.
+# Source: PostgreSQL documentation, "Connections and Authentication", TCP settings.
+SERVER_KEEPALIVES: Final = {"idle": 30, "interval": 10, "count": 3}
+
 
 class Database:
     """
@@ -60,9 +66,16 @@ class Database:
             connection.execute(
                 "SELECT set_config('statement_timeout', %s, false),"
                 " set_config('idle_in_transaction_session_timeout', %s, false),"
+                " set_config('tcp_keepalives_idle', %s, false),"
+                " set_config('tcp_keepalives_interval', %s, false),"
+                " set_config('tcp_keepalives_count', %s, false),"
                 # Which index fits depends on the values: open batches are few, published ones are not.
                 " set_config('plan_cache_mode', 'force_custom_plan', false)",
-                (f"{statement_timeout_seconds}s", f"{IDLE_IN_TRANSACTION_SECONDS}s"),
+                (
+                    f"{statement_timeout_seconds}s",
+                    f"{IDLE_IN_TRANSACTION_SECONDS}s",
+                    *(str(value) for value in SERVER_KEEPALIVES.values()),
+                ),
             )
             connection.commit()
 

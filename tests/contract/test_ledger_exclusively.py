@@ -15,6 +15,7 @@ from support.ledgers import copied_database, postgres_ledger
 from local.postgres import EmbeddedPostgres
 from local.processes import SOURCE_ROOT
 from shared.errors import Unavailable
+from shared.ledger.connection import Database
 from shared.ledger.postgres import PostgresLedger
 from shared.ports import Ledger
 
@@ -164,6 +165,18 @@ def test_it_is_held_longer_than_a_transaction_may_be_idle(
         time.sleep(2.5)
 
         assert not is_free(of_another_process)
+
+
+def test_the_server_notices_within_a_minute_that_the_machine_of_a_holder_is_gone(dsn: str) -> None:
+    database = Database(dsn, statement_timeout_seconds=30, connect_timeout_seconds=5)
+    with database.transaction() as connection:
+        idle, interval, count = (
+            int(connection.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar_one())
+            for name in ("idle", "interval", "count")
+        )
+    database.close()
+
+    assert 0 < idle + interval * count <= 60
 
 
 def test_that_it_is_held_long_keeps_no_vacuum_from_anything(dsn: str, of_one_process: PostgresLedger) -> None:
