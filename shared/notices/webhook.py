@@ -86,9 +86,7 @@ class Webhook:
             raise Unavailable(f"{self._name}: expected an answer 2xx, found {status}")
 
     def _require_private(self, url: str) -> None:
-        parts = urlsplit(url)
-        is_private = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
-        if not is_private or not parts.hostname:
+        if not _is_private(url):
             raise SecretNotFound(
                 f"{self._name}: expected a URL that begins with https:// (http:// to this machine only), "
                 "found another text (not shown); correct the secret"
@@ -111,6 +109,15 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """Follow nothing."""
         return
+
+
+def _is_private(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False  # its text quotes the URL
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return is_safe and bool(parts.hostname)
 
 
 def _key_bytes(secret: str, *, name: str) -> bytes:

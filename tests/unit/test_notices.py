@@ -221,7 +221,15 @@ def test_a_receiver_that_answers_a_byte_at_a_time_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://hooks.example/s3cret", "ftp://127.0.0.1/s3cret", "file:///etc/s3cret", "s3cret", "https://"],
+    [
+        "http://hooks.example/s3cret",
+        "ftp://127.0.0.1/s3cret",
+        "file:///etc/s3cret",
+        "s3cret",
+        "https://",
+        # What `urlsplit` says of it would quote it.
+        "https://me:s3cret\u2100@hooks.example/",
+    ],
 )
 def test_a_notice_leaves_this_machine_by_tls_or_not_at_all(url: str) -> None:
     with pytest.raises(SecretNotFound) as caught:
