@@ -216,11 +216,11 @@ def _late_tables(facts: Facts) -> list[Condition]:
 
 
 def _why_late(expectation: Expectation, progress: TableProgress | None, blocking: Batch | None) -> str:
-    reached = _moment(expectation.reached(_published_until(progress)))
+    published_until = _published_until(progress)
     found = (
-        f"published up to {reached} only"
-        if _published_until(progress)
-        else f"expected since {reached}, nothing published"
+        f"published up to {_moment(published_until)} only"
+        if published_until
+        else f"expected since {_moment(expectation.since)}, nothing published"
     )
     if blocking is None:
         planned = (

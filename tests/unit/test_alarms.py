@@ -120,6 +120,20 @@ def test_a_table_is_late_when_the_cron_that_planned_it_died(desk: Desk) -> None:
     assert "nothing planned since 2026-11-22T12:15:00Z" in after[AlarmKind.TABLE_LATE].detail
 
 
+def test_a_late_table_tells_up_to_where_it_is_published_even_if_that_is_before_it_was_expected(
+    desk: Desk,
+) -> None:
+    window = Window(NOON - 60 * MINUTE, NOON - 15 * MINUTE)
+    desk.change(lambda tx: tx.save_expectation(EXPECTED))
+    desk.change(lambda tx: add_batch(tx, a_batch("a", state=BatchState.PUBLISHED, window=window)))
+    desk.change(lambda tx: tx.set_watermark("shop", "orders", window.end))
+    desk.clock.advance(minutes=61)
+
+    late = desk.found()[AlarmKind.TABLE_LATE]
+
+    assert "published up to 2026-11-22T11:45:00Z only" in late.detail
+
+
 def test_a_late_table_names_the_batch_that_stands_in_its_way_and_where(desk: Desk) -> None:
     window = Window(NOON, NOON + 15 * MINUTE)
     stuck = a_batch("b", state=BatchState.READY, window=window, changed_at=NOON + 16 * MINUTE)
