@@ -61,11 +61,13 @@ def retire_source(source: str, *, ledger: Ledger) -> int:
     Nothing else does it: a source whose file vanished is late, loudly, until a person says that this is meant.
     """
     with ledger.transaction() as tx:
-        count = _expect_no_more(tx, source)
-        if count:
-            # Nobody will read it again, so nobody would notice that it answers.
-            tx.save_source_guard(tx.source_guard(source).after_success())
-    return count
+        if not any(item.source == source for item in tx.expectations()):
+            return 0
+        # Locked before what is expected of it, as who registers it does.
+        guard = tx.source_guard(source)
+        # Nobody will read it again, so nobody would notice that it answers.
+        tx.save_source_guard(guard.after_success())
+        return _expect_no_more(tx, source)
 
 
 def _expect_no_more(tx: LedgerTransaction, source: str, *, but: Collection[str] = ()) -> int:

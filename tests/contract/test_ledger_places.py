@@ -15,12 +15,14 @@ from local.postgres import EmbeddedPostgres
 from shared import lifecycle
 from shared.domain.batches import Attempt, BatchEvent, BatchState, Stage
 from shared.domain.counts import Count
+from shared.domain.progress import Expectation
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
 from shared.errors import LostLease
 from shared.ledger.postgres import PostgresLedger
 from shared.lifecycle import StageResult
+from shared.planning import retire_source
 from shared.ports import LedgerTransaction
 
 PLACES = 3
@@ -88,10 +90,12 @@ class Crowd:
             self.done["nothing"] += 1
             return
         time.sleep(0.02)
-        end = dice.choice(["refuse"] * 16 + ["fail"] * 3 + ["die"])
+        end = dice.choice(["refuse"] * 16 + ["fail"] * 3 + ["die", "let_go"])
         with self.ledger.transaction() as tx:
             if end == "fail":
                 lifecycle.fail_attempt(tx, attempt, detail="connection refused", retry=RETRY)
+            elif end == "let_go":
+                lifecycle.let_go(tx, attempt)
             elif end == "refuse":
                 lifecycle.refuse_attempt(tx, attempt, reason=Reason.TABLE_MISSING, detail="no such table")
         if end == "refuse":
@@ -141,6 +145,23 @@ def test_after_any_turmoil_every_batch_of_the_source_gets_its_place(ledger: Post
         time.sleep(0.05)
 
     assert not waiting
+
+
+def test_a_source_can_be_retired_while_somebody_registers_it(ledger: PostgresLedger) -> None:
+    expectation = Expectation("shop", "orders", LEASE, LEASE, since=a_batch().planned_at)
+    with ledger.transaction() as tx:
+        tx.save_expectation(expectation)
+    retired: list[int] = []
+    retiring = threading.Thread(target=lambda: retired.append(retire_source("shop", ledger=ledger)))
+
+    with ledger.transaction() as tx:  # as registering does it
+        tx.source_guard("shop")
+        retiring.start()
+        time.sleep(0.5)
+        tx.save_expectation(expectation)
+    retiring.join(30)
+
+    assert retired == [1]
 
 
 def _sweep(ledger: PostgresLedger) -> None:
