@@ -43,6 +43,8 @@ class MortalLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        # What cleans /tmp deletes files that nobody touched for days; the next process would not find its lock.
+        os.utime(self._descriptor)
         return True
 
     def release(self) -> None:
