@@ -12,7 +12,7 @@ SOAK_SECONDS ?= 1800
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test chaos outages rolling-restart crash-points lint format up down lambdas lock clean
+.PHONY: help demo test chaos outages rolling-restart soak crash-points lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
