@@ -185,7 +185,7 @@ class AttemptState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    #: Its lease ran out or another attempt took over.
+    #: Its lease ran out, another attempt took over, or its worker was told to stop.
     EXPIRED = "expired"
 
 

@@ -69,7 +69,7 @@ class Reason(StrEnum):
     # Attempts.
     #: The attempt raised an error; another one follows.
     ATTEMPT_FAILED = "attempt_failed"
-    #: The attempt's lease ran out: its worker died or hung.
+    #: The attempt's lease ran out: its worker died, hung or was told to stop.
     LEASE_EXPIRED = "lease_expired"
     #: Every allowed attempt of the stage failed.
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
