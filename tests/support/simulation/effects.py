@@ -39,6 +39,7 @@ EFFECTS = {
     "ledger.renew": "renew a lease",
     "ledger.complete": "record what an attempt made",
     "ledger.fail_attempt": "record that an attempt failed",
+    "ledger.let_go": "let a batch go whose worker is told to stop",
     "ledger.refuse_attempt": "record that an attempt refused its batch",
     "ledger.record_correct": "record that a file is correct",
     "ledger.record_incorrect": "record that a file is incorrect",

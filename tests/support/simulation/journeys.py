@@ -67,7 +67,19 @@ def lost_and_altered(decide: Decide | None = None) -> World:
     return world
 
 
-JOURNEYS: tuple[Journey, ...] = (plain, failing_source, lost_and_altered)
+def told_to_stop(decide: Decide | None = None) -> World:
+    """Workers are told to stop while they read a source with one place: their batches are free at once."""
+    source = SimulatedSource(
+        "simulated", rows_of_a_morning(random.Random(4)), max_concurrent_extracts=1, interruptions_left=3
+    )
+    world = World(4, sources=[source], decide=decide)
+    world.disturbances_left = 0
+    world.start_plan()
+    run_to_rest(world)
+    return world
+
+
+JOURNEYS: tuple[Journey, ...] = (plain, failing_source, lost_and_altered, told_to_stop)
 
 
 def _alter_a_raw_file() -> Callable[[World], None]:

@@ -27,7 +27,7 @@ from shared.domain.contracts import (
 from shared.domain.reasons import Reason
 from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS
 from shared.domain.windows import Schedule, Window
-from shared.errors import Refused, Unavailable
+from shared.errors import Interrupted, Refused, Unavailable
 
 if TYPE_CHECKING:
     from support.simulation.world import World
@@ -84,6 +84,8 @@ class SimulatedSource:
     failures_left: int = 0
     #: So many of the attempts behind those are refused.
     refusals_left: int = 0
+    #: The workers of so many attempts are told to stop while they read.
+    interruptions_left: int = 0
     contract_version: int = 1
     #: The furthest moment that it lets a planner see.
     horizon: datetime = field(default=HORIZON)
@@ -207,6 +209,9 @@ class SimulatedSnapshot:
 
     def _read(self, rows: Sequence[Row]) -> Chunk:
         self._world.effect("source.read", lambda: None)
+        if self._source.interruptions_left:
+            self._source.interruptions_left -= 1
+            raise Interrupted("the worker was told to stop")
         self.rows_read_count += len(rows)
         return Chunk("".join(row.text() for row in rows).encode(), len(rows))
 

@@ -53,7 +53,7 @@ from shared.domain.counts import Count
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location, final_key, rejects_key
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
-from shared.errors import EsclusaError, IllegalTransition, Refused, Unavailable
+from shared.errors import EsclusaError, IllegalTransition, Interrupted, Refused, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.messages import ObjectCreated, parse_clean_message, parse_gate_message, parse_task_message
@@ -354,7 +354,8 @@ class World:
             if not _is_foreseen(error):
                 self._hide(message, VISIBILITY)
                 raise
-            self._put_back(message, self.limits.retry.pause_after(message.receive_count))
+            backoff = self.limits.retry.pause_after(message.receive_count)
+            self._put_back(message, timedelta(0) if isinstance(error, Interrupted) else backoff)
 
     def _put_back(self, message: QueuedMessage, pause: timedelta) -> None:
         try:
