@@ -117,7 +117,10 @@ def require_typed(expected: str, *, called: str) -> None:
     """
     # Not typer.prompt: it writes to standard output, which belongs to the data.
     typer.echo(f"Type {called} to go on: ", nl=False, err=True)
-    typed = sys.stdin.readline().strip()
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):  # nobody typed: what follows begins a line of its own all the same
+        typer.echo(err=True)
+    typed = line.strip()
     if typed != expected:
         raise NotDone(f"expected {expected!r}, found {typed!r}: nothing was changed")
 

@@ -568,7 +568,7 @@ def discard(
         _print_discarded_json(discarded, errors, rejects=rejects)
     else:
         _print_losses(discarded)
-        if discarded:
+        if any(loss.files for loss in discarded):
             remark("the cleaner deletes the objects; `esclusa files --batch` tells when they are gone")
     untried_count = len(chosen) - len(discarded) - len(errors)
     _end([error for _, error in errors], untried_count=untried_count)

@@ -296,8 +296,8 @@ def _differing_tables(facts: Facts) -> list[Condition]:
         Condition(
             AlarmKind.PROOF_DIFFERS,
             table_name(*table),
-            f"{len(proofs)} windows do not hold the same rows everywhere, the first ends "
-            f"{_moment(proofs[0].window.end)}. `esclusa prove` tells the difference",
+            f"windows that do not hold the same rows everywhere: {len(proofs)}, the first ends "
+            f"{_moment(proofs[0].window.end)}. `esclusa prove {table_name(*table)}` tells the difference",
         )
         for table, proofs in sorted(windows.items())
     ]

@@ -293,7 +293,8 @@ def test_a_table_whose_windows_differ_has_one_alarm_until_all_are_proved_equal(d
         desk.change(lambda tx, equal=equal: tx.insert_proof(equal))
 
     assert before.subject == "shop.orders"
-    assert "2 windows" in before.detail
+    assert "everywhere: 2," in before.detail
+    assert "`esclusa prove shop.orders`" in before.detail
     assert "4711" not in before.detail
     assert desk.found() == {}
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from cli import output
 from cli.output import (
     ExitCode,
+    NotDone,
     NotFound,
     errors_told,
     heading,
     number,
     print_json,
     print_table,
+    require_typed,
     text_of,
     visible,
     whole,
@@ -182,6 +184,17 @@ def test_what_does_not_answer_on_one_machine_may_only_be_down(
         raise Unavailable("the ledger is away")
 
     assert ("`esclusa up`" in capsys.readouterr().err) is is_told
+
+
+def test_where_nobody_types_nothing_is_done_and_the_error_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+
+    with pytest.raises(NotDone, match="nothing was changed"):
+        require_typed("extract", called="the name of the queue")
+
+    assert capsys.readouterr().err == "Type the name of the queue to go on: \n"
 
 
 def test_what_nobody_foresaw_is_not_hidden() -> None:
