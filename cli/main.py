@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import alarms, local, look, plan, prove, quarantine, queues, sources, sweep
+from cli import alarms, local, look, plan, prove, quarantine, queues, redrive, sources, sweep
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -69,7 +69,7 @@ for command in (
     *(alarms.alarms, alarms.retire),
     prove.prove,
     sweep.sweep,
-    *(queues.queues, queues.peek, queues.redrive, queues.purge),
+    *(queues.queues, queues.peek, redrive.redrive, redrive.purge),
     version,
 ):
     app.command()(errors_told()(command))

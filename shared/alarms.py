@@ -158,7 +158,7 @@ def _count_dead_letters(inspector: QueueInspector, *, patience: timedelta) -> di
             except EsclusaError as error:
                 log.warning("queue_not_seen", queue=queue, detail=str(error))
                 continue
-            counts[queue] = dead.visible + dead.in_flight + dead.delayed
+            counts[queue] = dead.total
 
     try:
         within(patience, count_all, what="dead letters")

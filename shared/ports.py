@@ -537,6 +537,11 @@ class QueueDepth:
     in_flight: int
     delayed: int
 
+    @property
+    def total(self) -> int:
+        """All messages of the queue."""
+        return self.visible + self.in_flight + self.delayed
+
 
 @dataclass(frozen=True, slots=True)
 class SeenMessage:
