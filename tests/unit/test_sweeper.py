@@ -665,7 +665,9 @@ def test_every_action_says_why(journey: MemoryJourney) -> None:
     )
     assert reasons["abort_upload"] == "begun 2026-11-22T15:00:00Z by nobody of ours"
     assert reasons["wake_batch"] == "planned since 2026-11-22T12:00:00Z, 1 messages sent"
-    assert reasons["record_expired"] == "recorded on 2026-11-22T12:00:00Z; its bucket does not hold it any more"
+    assert (
+        reasons["record_expired"] == "recorded on 2026-11-22T12:00:00Z; its bucket does not hold it any more"
+    )
 
 
 # ---- no more than so much ----------------------------------------------------------------------------------------
