@@ -35,7 +35,7 @@ def test_whatever_side_effect_is_hit_the_batch_arrives_whole_and_nothing_is_left
 ) -> None:
     recorded = record(laboratory, [*SMOOTH, PLANNED])
     # Those that hit several batches take longer; `make chaos` does them.
-    possible = [trial for trial in all_trials(recorded, each_occurrence=True) if not trial.is_exclusive]
+    possible = [trial for trial in all_trials(recorded, each_occurrence=True) if not trial.may_hit_others]
     trials = sample(possible, seed=SEED, count=SAMPLE)
 
     outcomes = Sweep(laboratory, print).run(trials)
