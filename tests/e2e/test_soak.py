@@ -17,7 +17,7 @@ from support.soak import Soak
 SECONDS = float(os.environ.get("ESCLUSA_SOAK_SECONDS", "40"))
 SEED = int(os.environ.get("ESCLUSA_SOAK_SEED", str(random.randrange(1_000_000))))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 600)]
 
 
 def test_after_a_soak_under_kills_and_doubled_messages_nothing_is_missing_and_the_ledger_is_clean(
@@ -31,6 +31,7 @@ def test_after_a_soak_under_kills_and_doubled_messages_nothing_is_missing_and_th
     soak.run(seconds=SECONDS)
 
     assert not soak.failures
+    fleet.wait_until_at_rest()
     fleet.move_everything()
     fleet.assert_all_equal("shop")
     fleet.assert_all_equal("crm")

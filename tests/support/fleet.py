@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -241,18 +242,28 @@ class SmallFleet:
 
     def wait_until_at_rest(self) -> None:
         """
-        Wait until no batch is on its way.
+        Wait until no batch is on its way, however many there are: as long as some move.
 
         Raises:
-            TimeoutError: if some still are; the message names them and their states.
+            TimeoutError: if none moved for long; the message tells how many stand where, and names some.
         """
-        try:
-            until(lambda: not self.batches(states=OPEN_STATES), what="all batches to come to rest")
-        except TimeoutError as error:
-            stuck = [
-                f"{b.id} {b.source}.{b.table} {b.state} {b.detail}" for b in self.batches(states=OPEN_STATES)
-            ]
-            raise TimeoutError(f"{error}: {stuck}") from None
+        seen: set[tuple[str, BatchState]] | None = None
+
+        def moved() -> bool:
+            nonlocal seen
+            before, seen = seen, {(batch.id, batch.state) for batch in self.batches(states=OPEN_STATES)}
+            return not seen or seen != before
+
+        while seen is None or seen:
+            try:
+                until(moved, what="all batches to come to rest")
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}: {self._open_batches_told()}") from None
+
+    def _open_batches_told(self) -> str:
+        batches = self.batches(states=OPEN_STATES)
+        first = [f"{b.id} {b.source}.{b.table} {b.state} {b.detail}" for b in batches[:10]]
+        return f"{dict(Counter(str(b.state) for b in batches))}, the oldest: {first}"
 
     def comparisons(self, source: str = "shop") -> dict[str, Comparison]:
         """Compare every table of a source row by row with the warehouse."""
