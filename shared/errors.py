@@ -6,6 +6,7 @@ EsclusaError
 │   └── SourceNotFound   no file declares a source of that name; the command ends with code 4
 ├── Refused              the batch is quarantined for a reason; repeating cures nothing
 ├── Unavailable          something outside is away; the same again later
+│   └── SourceUnavailable    it is the source; its breaker counts it
 ├── Interrupted          the process was told to stop; the attempt lets go of its batch
 ├── LostLease            another attempt speaks for the batch; stop and leave everything
 ├── StaleRevision        somebody else changed the row; read again
@@ -50,6 +51,10 @@ class Unavailable(EsclusaError):
 
 class Interrupted(EsclusaError):
     """The process was told to stop in the midst of an attempt. Another one may begin at once."""
+
+
+class SourceUnavailable(Unavailable):
+    """A source did not answer as it should: whoever goes on asking it makes it worse."""
 
 
 class LostLease(EsclusaError):

@@ -242,13 +242,15 @@ def fail_attempt(
     *,
     detail: str,
     retry: RetryPolicy,
+    blames_source: bool = True,
 ) -> Batch:
     """
     End an attempt that raised. The batch waits for another one, or fails if all are used up.
 
     No message is posted for the next attempt: the one that woke this comes back by itself after a pause, and
     the sweeper sends another if it does not. Whatever messages come before, the next attempt begins only after a
-    pause, so that an outage does not use them up in minutes.
+    pause, so that an outage does not use them up in minutes. Without `blames_source` the breaker of its source does
+    not count it: what failed lies elsewhere.
     """
     batch, current = _speaking(tx, attempt)
     now = tx.now()
@@ -270,7 +272,7 @@ def fail_attempt(
             # The message is back after the whole pause. It must not come too early by a hair.
             not_before=now + retry.pause_after(used) * 3 / 4,
         )
-    _leave_source(tx, batch, attempt.stage, failed=retry)
+    _leave_source(tx, batch, attempt.stage, failed=retry if blames_source else None, answered=False)
     return batch
 
 
@@ -371,13 +373,21 @@ def _has_place(tx: LedgerTransaction, batch: Batch) -> bool:
 
 
 def _leave_source(
-    tx: LedgerTransaction, batch: Batch, stage: Stage, *, failed: RetryPolicy | None = None
+    tx: LedgerTransaction,
+    batch: Batch,
+    stage: Stage,
+    *,
+    failed: RetryPolicy | None = None,
+    answered: bool = True,
 ) -> None:
-    """Note how an extract attempt ended, and give its place to a batch that waits for one."""
+    """Note whether the source answered an extract attempt or failed it, and give its place to a batch that waits."""
     if stage is not Stage.EXTRACT:
         return
-    guard = tx.source_guard(batch.source)
-    noted = guard.after_failure(tx.now(), retry=failed) if failed else guard.after_success()
+    guard = noted = tx.source_guard(batch.source)
+    if failed is not None:
+        noted = guard.after_failure(tx.now(), retry=failed)
+    elif answered:
+        noted = guard.after_success()
     if noted != guard:
         tx.save_source_guard(noted)
     _start_deferred(tx, noted)

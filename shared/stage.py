@@ -14,7 +14,7 @@ from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, DataFile
 from shared.domain.retries import RetryPolicy
-from shared.errors import Interrupted, LostLease, Refused, Unavailable
+from shared.errors import Interrupted, LostLease, Refused, SourceUnavailable, Unavailable
 from shared.lifecycle import StageResult
 from shared.outbox import send_pending
 from shared.ports import Ledger, QueueSender
@@ -100,11 +100,13 @@ def run(
         return Outcome.LOST_LEASE
     except Interrupted:
         _let_go(attempt, ledger=ledger)
+        send_pending(ledger, sender)
         raise
     except Refused as refusal:
         outcome = _refuse(attempt, refusal, ledger=ledger)
     except Exception as error:
         if not _fail(attempt, error, ledger=ledger, limits=limits):
+            send_pending(ledger, sender)
             raise
         outcome = Outcome.EXHAUSTED
     send_pending(ledger, sender)
@@ -155,10 +157,17 @@ def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLi
     log.error("stage_failed", detail=detail, exc_info=error)
     try:
         with ledger.transaction() as tx:
-            batch = lifecycle.fail_attempt(tx, attempt, detail=detail, retry=limits.retry)
+            batch = lifecycle.fail_attempt(
+                tx, attempt, detail=detail, retry=limits.retry, blames_source=_is_of_source(error)
+            )
     except LostLease:
         return False
     return batch.state.value == "failed"
+
+
+def _is_of_source(error: Exception) -> bool:
+    """Return whether a source may be to blame: an outage of anything else is none of its doing."""
+    return isinstance(error, SourceUnavailable) or not isinstance(error, Unavailable)
 
 
 def describe(error: BaseException) -> str:

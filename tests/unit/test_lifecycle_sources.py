@@ -62,9 +62,11 @@ class Fleet:
         with self.ledger.transaction() as tx:
             lifecycle.complete(tx, attempt, StageResult(counts={"rows_read": 0, "rows_written": 0}))
 
-    def fail(self, attempt: Attempt) -> None:
+    def fail(self, attempt: Attempt, *, blames_source: bool = True) -> None:
         with self.ledger.transaction() as tx:
-            lifecycle.fail_attempt(tx, attempt, detail="connection refused", retry=RETRY)
+            lifecycle.fail_attempt(
+                tx, attempt, detail="connection refused", retry=RETRY, blames_source=blames_source
+            )
 
     def refuse(self, attempt: Attempt) -> None:
         with self.ledger.transaction() as tx:
@@ -254,6 +256,21 @@ def test_a_source_that_fails_time_and_again_is_left_alone_for_a_while() -> None:
     assert open_until is not None
     assert timedelta(0) < open_until - fleet.clock.moment <= LONGEST_OPEN
     assert fleet.deferred() == [second]
+
+
+def test_an_outage_of_something_else_neither_opens_nor_closes_the_breaker() -> None:
+    fleet = Fleet(places=4)
+    batches = fleet.plan("a", "b", "c", "d", "e")
+    attempts = [fleet.claimed(id_) for id_ in batches[:4]]
+    fleet.claim(batches[4])
+    fleet.fail(attempts[0])
+
+    for attempt in attempts[1:]:
+        fleet.fail(attempt, blames_source=False)
+
+    guard = fleet.guard()
+    assert (guard.failures_in_a_row, guard.open_until) == (1, None)
+    assert batches[4] in fleet.woken()
 
 
 def test_a_worker_that_was_told_to_stop_neither_opens_nor_closes_the_breaker() -> None:

@@ -11,7 +11,7 @@ from shared import stage
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
-from shared.errors import LostLease, Refused, Unavailable
+from shared.errors import LostLease, Refused, SourceUnavailable, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.ports import Ledger, LedgerTransaction, QueueName
@@ -100,6 +100,27 @@ def test_a_batch_whose_attempts_are_used_up_is_sent_to_the_cleaner_by_who_finds_
     assert run(journey, never, max_attempts=1) is Outcome.NOTHING_TO_DO
     assert journey.batch.state is BatchState.FAILED
     assert journey.queues.waiting(QueueName.CLEAN)
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (SourceUnavailable("the source is away"), 1),
+        (ValueError("whatever it sent"), 1),
+        (Unavailable("s3: slow down"), 0),
+    ],
+)
+def test_only_what_a_source_may_be_to_blame_for_counts_against_it(
+    journey: MemoryJourney, error: Exception, counted: int
+) -> None:
+    def fail(_: Assignment) -> StageResult:
+        raise error
+
+    with pytest.raises(type(error)):
+        run(journey, fail)
+
+    with journey.ledger.transaction() as tx:
+        assert tx.source_guard("shop").failures_in_a_row == counted
 
 
 def test_what_is_refused_is_quarantined_and_its_message_is_done(journey: MemoryJourney) -> None:

@@ -29,7 +29,7 @@ from urllib3.util import parse_url
 
 from services.extractor.readers.json_text import parse_json
 from shared.domain.reasons import Reason
-from shared.errors import ConfigurationError, EsclusaError, Refused, Unavailable
+from shared.errors import ConfigurationError, EsclusaError, Refused, SourceUnavailable
 
 log = structlog.get_logger()
 
@@ -161,7 +161,7 @@ class JsonClient:
         Return the server's clock, floored to the second. Any answer tells it, an error's too.
 
         Raises:
-            Unavailable: if there is no answer.
+            SourceUnavailable: if there is no answer.
             Refused: if it bears no date.
         """
         return self._persistently(lambda: self._ask_clock(url))
@@ -171,7 +171,7 @@ class JsonClient:
         Return what a GET answers, asked for again after 429, 5xx, a broken connection or a broken body.
 
         Raises:
-            Unavailable: if it does not come in time.
+            SourceUnavailable: if it does not come in time.
             Refused: if the server says no, or answers what cannot be true.
         """
         return self._persistently(lambda: self._ask(url, parameters))
@@ -259,9 +259,9 @@ class JsonClient:
             return
         said = f"{self._place}: expected status 200, found {status}"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise _TryAgain(Unavailable(said), after_seconds=_retry_after_seconds(response))
+            raise _TryAgain(SourceUnavailable(said), after_seconds=_retry_after_seconds(response))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
-            raise _TryAgain(Unavailable(said))
+            raise _TryAgain(SourceUnavailable(said))
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
             raise Refused(Reason.TABLE_MISSING, f"{said}; look at the path and the rights of the token")
         raise Refused(Reason.SOURCE_ANSWER_INVALID, said)
@@ -296,15 +296,15 @@ class JsonClient:
     def _invalid(self, found: str) -> Refused:
         return Refused(Reason.SOURCE_ANSWER_INVALID, f"{self._place}: {found}")
 
-    def _too_slow(self) -> Unavailable:
-        return Unavailable(
+    def _too_slow(self) -> SourceUnavailable:
+        return SourceUnavailable(
             f"{self._place}: expected an answer within {self._limits.request_timeout_seconds:g} seconds, and all "
             f"within {self._limits.total_timeout_seconds:g}, found neither; the connection was cut"
         )
 
-    def _broken(self, error: Exception) -> Unavailable:
+    def _broken(self, error: Exception) -> SourceUnavailable:
         # The texts of these errors repeat the URL with its parameters.
-        return Unavailable(f"{self._place}: the connection failed ({type(error).__name__})")
+        return SourceUnavailable(f"{self._place}: the connection failed ({type(error).__name__})")
 
 
 class _CuttableAdapter(HTTPAdapter):

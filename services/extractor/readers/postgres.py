@@ -25,7 +25,7 @@ from shared.answering import connect
 from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
-from shared.errors import ConfigurationError, EsclusaError, Refused, Unavailable
+from shared.errors import ConfigurationError, EsclusaError, Refused, SourceUnavailable
 from shared.ports import SecretStore
 
 #: Ordinary and partitioned tables, and views. PostgreSQL has no lock for the other kinds.
@@ -202,7 +202,9 @@ class PostgresReader:
     def _read_clock(self, connection: psycopg.Connection) -> datetime:
         moment: datetime | None = _one_value(connection, sql.SQL(_READ_CLOCK))
         if moment is None:
-            raise Unavailable(f"{self._place}: the standby has not replayed any commit since it started")
+            raise SourceUnavailable(
+                f"{self._place}: the standby has not replayed any commit since it started"
+            )
         return moment.astimezone(UTC)
 
     def _describe(self, connection: psycopg.Connection) -> tuple[SourceColumn, ...]:
@@ -440,7 +442,7 @@ def _translated(place: str) -> Iterator[None]:
             f"({type(error).__name__}, SQLSTATE {error.sqlstate})",
         ) from None
     except psycopg.Error as error:
-        raise Unavailable(f"{place}: {_said(error)}") from None
+        raise SourceUnavailable(f"{place}: {_said(error)}") from None
 
 
 #: Classes of SQLSTATE whose messages tell of servers, rights and names only. All others may quote values: a view's

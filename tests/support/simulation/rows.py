@@ -27,7 +27,7 @@ from shared.domain.contracts import (
 from shared.domain.reasons import Reason
 from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS
 from shared.domain.windows import Schedule, Window
-from shared.errors import Interrupted, Refused, Unavailable
+from shared.errors import Interrupted, Refused, SourceUnavailable
 
 if TYPE_CHECKING:
     from support.simulation.world import World
@@ -162,14 +162,14 @@ class SimulatedReader:
         world.effect("source.open_snapshot", lambda: None)
         match source.behaviour:
             case Behaviour.FAILING:
-                raise Unavailable(f"source {source.name!r}: connection refused")
+                raise SourceUnavailable(f"source {source.name!r}: connection refused")
             case Behaviour.HUNG:
                 world.hang()
             case Behaviour.WRONG:
                 raise Refused(Reason.TABLE_MISSING, f"source {source.name!r}: there is no such table")
         if source.failures_left:
             source.failures_left -= 1
-            raise Unavailable(f"source {source.name!r}: connection reset")
+            raise SourceUnavailable(f"source {source.name!r}: connection reset")
         if source.refusals_left:
             source.refusals_left -= 1
             raise Refused(Reason.TABLE_MISSING, f"source {source.name!r}: there is no such table")
