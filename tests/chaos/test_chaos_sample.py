@@ -21,7 +21,7 @@ from shared.domain.files import Area, Location
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-SAMPLE = int(os.environ.get("CHAOS_SAMPLE") or 12)
+SAMPLE = int(os.environ.get("CHAOS_SAMPLE") or 6)
 
 
 @pytest.fixture(scope="module")
