@@ -12,6 +12,7 @@ from support.simulation.world import FEW_ATTEMPTS, World
 
 from shared.domain.batches import BatchState
 from shared.domain.files import Area, FileStatus
+from shared.ports import QueueName
 
 #: A journey makes a world, lets it be hit as told, and brings it to rest.
 Journey = Callable[[Decide | None], World]
@@ -60,7 +61,8 @@ def lost_and_altered(decide: Decide | None = None) -> World:
         "store.complete_upload": [Fault.NONE, Fault.KILL_BEFORE, Fault.NONE, Fault.KILL_AFTER],
         "source.fingerprint": [Fault.NONE, Fault.REFUSED],
     }
-    world.on_step = [_alter_a_raw_file(), _lose_messages(), _read_again()]
+    lost_from = (QueueName.PUBLISH, QueueName.CLEAN)
+    world.on_step = [_alter_a_raw_file(), *map(_lose_messages, lost_from), _read_again()]
     world.put_by_hand("tmp/rows/notes.csv", b"mine")
     world.start_plan()
     run_to_rest(world)
@@ -94,9 +96,11 @@ def _altered(world: World) -> bool:
     return bool(unchecked)
 
 
-def _lose_messages() -> Callable[[World], None]:
+def _lose_messages(queue: QueueName) -> Callable[[World], None]:
+    """Lose all messages as soon as one waits in a queue."""
+
     def lost(world: World) -> bool:
-        if not any(batch.state is BatchState.COMMITTED for batch in world.batches()):
+        if not world.queues.waiting(queue):
             return False
         world.lose_messages()
         return True
