@@ -14,17 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 import psycopg
 from chaos.controller import Controller, Effect, Fault, Mode
 from chaos.fleet import PROFILES, ChaosFleet, source_file
 from support.fleet import until
+from support.history import faults_of
 
 from local.processes import PYTHON, SOURCE_ROOT
 from services.publisher.catalog import database_name
-from shared.domain.batches import EDGES, STATES_AT_REST, AttemptState, Batch, BatchState, batch_id
+from shared.domain.batches import STATES_AT_REST, Batch, BatchState, batch_id
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, Location
 from shared.domain.windows import INITIAL_SLOT
@@ -363,24 +363,10 @@ class Running:
             )
 
     def _of_ledger(self, batch: Batch) -> Iterator[str]:
-        with self._fleet.ledger.transaction() as tx:
-            events, attempts = tx.events(batch.id), tx.attempts(batch.id)
         if batch.state is not (BatchState.QUARANTINED if self.profile.is_held else BatchState.PUBLISHED):
             yield f"batch {batch.id} is {batch.state}: {batch.reason} {batch.detail}"
-        if [event.sequence for event in events] != list(range(1, len(events) + 1)):
-            yield f"batch {batch.id}: its history has gaps"
-        if events[0].from_state is not None or events[-1].to_state is not batch.state:
-            yield f"batch {batch.id}: its history does not lead to its state"
-        for before, after in pairwise(events):
-            if after.from_state is not before.to_state or (after.from_state, after.to_state) not in EDGES:
-                yield f"batch {batch.id}: event {after.sequence} leads from {after.from_state} to {after.to_state}"
-        if running := [attempt for attempt in attempts if attempt.state is AttemptState.RUNNING]:
-            yield f"batch {batch.id}: {len(running)} attempts still run"
-        numbers: dict[str, int] = {}
-        for attempt in attempts:
-            if attempt.number != numbers.get(attempt.stage, 0) + 1:
-                yield f"batch {batch.id}: attempt {attempt.number} of {attempt.stage} is out of turn"
-            numbers[attempt.stage] = attempt.number
+        with self._fleet.ledger.transaction() as tx:
+            yield from faults_of(tx, batch)
 
     def _of_bucket(self) -> Iterator[str]:
         bucket, store = self._fleet.settings.bucket(self.source), self._fleet.store

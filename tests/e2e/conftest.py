@@ -1,33 +1,24 @@
 """One small fleet for all end-to-end tests of a test process."""
 
-import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from support.fleet import SmallFleet, find_free_block
+from support.fleet import SmallFleet, find_free_block, sample_sources
 
 from local.processes import Home
-
-SOURCES = Path(__file__).parents[2] / "sources"
 
 
 @pytest.fixture(scope="session")
 def whole_fleet(server_directory: Path) -> Iterator[SmallFleet]:
-    """A fleet of its own home and ports, with the sample sources. Windows are short, so that tests are."""
-    sources = server_directory / "e2e-sources"
-    sources.mkdir()
-    for name in ("shop.yaml", "crm.yaml"):
-        text = (SOURCES / name).read_text()
-        assert "every: 10s" in text
-        (sources / name).write_text(text.replace("every: 10s", "every: 1s").replace("lag: 2s", "lag: 1s"))
-    fleet = SmallFleet(Home(server_directory / "e2e"), find_free_block(), sources)
-    try:
-        fleet.up()
-        yield fleet
-    finally:
-        fleet.down()
-        shutil.rmtree(sources)
+    """A fleet of its own home and ports, with the sample sources."""
+    with sample_sources(server_directory / "e2e-sources", every="1s") as sources:
+        fleet = SmallFleet(Home(server_directory / "e2e"), find_free_block(), sources)
+        try:
+            fleet.up()
+            yield fleet
+        finally:
+            fleet.down()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ minutes (OUTAGE_SECONDS) and writes what it measured to the file that OUTAGE_REP
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.fleet import find_free_block, until
+from support.fleet import find_free_block, sample_sources, until
 from support.fronted_fleet import LEDGER, S3, SHOP, SQS, WAREHOUSE, FrontedFleet
 from support.load import Load
 from support.relay import Away, Relays
 
 from local.processes import Home
-
-SOURCES = Path(__file__).parents[2] / "sources"
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "0"))
 REPORT = os.environ.get("OUTAGE_REPORT")
@@ -59,20 +56,16 @@ def name_of(case: tuple[str, Phases]) -> str:
 @pytest.fixture(scope="module")
 def fronted_fleet(server_directory: Path) -> Iterator[FrontedFleet]:
     """A fleet of its own, each of whose servers can be taken away."""
-    sources = server_directory / "outage-sources"
-    sources.mkdir()
-    for name in ("shop.yaml", "crm.yaml"):
-        text = (SOURCES / name).read_text()
-        assert "every: 10s" in text
-        (sources / name).write_text(text.replace("every: 10s", "every: 4s").replace("lag: 2s", "lag: 1s"))
-    with Relays().running() as relays:
+    with (
+        sample_sources(server_directory / "outage-sources", every="4s") as sources,
+        Relays().running() as relays,
+    ):
         fleet = FrontedFleet(Home(server_directory / "outages"), find_free_block(), sources, relays=relays)
         try:
             fleet.up()
             yield fleet
         finally:
             fleet.down()
-            shutil.rmtree(sources)
 
 
 @pytest.fixture

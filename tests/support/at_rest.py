@@ -2,16 +2,15 @@
 
 from collections import Counter
 from datetime import timedelta
-from itertools import pairwise
 
 from support.fleet import SmallFleet, until
+from support.history import faults_of
 
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.sweep import sweep
-from shared.domain.batches import EDGES, FINAL_STATES, AttemptState, Batch, BatchState, Stage
+from shared.domain.batches import FINAL_STATES, AttemptState, BatchState, Stage
 from shared.domain.counts import Count
 from shared.domain.files import TRANSIENT_AREAS, Area
-from shared.ports import LedgerTransaction
 
 
 def assert_clean_at_rest(fleet: SmallFleet, *sources: str) -> None:
@@ -30,7 +29,9 @@ def assert_clean_at_rest(fleet: SmallFleet, *sources: str) -> None:
         batches = tx.batches()
         assert {batch.id: str(batch.state) for batch in batches if batch.state not in FINAL_STATES} == {}
         for batch in batches:
-            _assert_history_is_whole(tx, batch)
+            assert faults_of(tx, batch) == []
+            if batch.state is BatchState.PUBLISHED:
+                assert batch.counts[Count.ROWS_STAGED] == batch.counts[Count.ROWS_IN_FINAL], batch.id
         assert tx.pending_message_count() == 0
 
 
@@ -103,22 +104,3 @@ def _assert_windows_tile(fleet: SmallFleet, source: str) -> None:
             if batch.window.start is not None
         )
         assert windows[:-1] == starts, f"{source}.{contract.table}: windows leave a gap or overlap"
-
-
-def _assert_history_is_whole(tx: LedgerTransaction, batch: Batch) -> None:
-    events = tx.events(batch.id)
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1)), batch.id
-    assert events[0].from_state is None
-    assert all(before.to_state is after.from_state for before, after in pairwise(events)), batch.id
-    assert {(event.from_state, event.to_state) for event in events[1:]} <= EDGES
-    assert events[-1].to_state is batch.state
-    for stage in Stage:
-        attempts = [attempt for attempt in tx.attempts(batch.id) if attempt.stage is stage]
-        assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1)), batch.id
-        assert all(attempt.state is not AttemptState.RUNNING for attempt in attempts), batch.id
-    if batch.state is BatchState.PUBLISHED:
-        counts = batch.counts
-        assert counts[Count.ROWS_READ] == counts[Count.ROWS_WRITTEN] + counts.get(
-            Count.ROWS_OUTSIDE_WINDOW, 0
-        )
-        assert counts[Count.ROWS_STAGED] == counts[Count.ROWS_IN_FINAL]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -72,6 +73,25 @@ def until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {within_seconds:.0f} seconds for {what}")
         time.sleep(pause)
+
+
+SAMPLE_SOURCES = Path(__file__).parents[2] / "sources"
+
+
+@contextmanager
+def sample_sources(directory: Path, *, every: str) -> Iterator[Path]:
+    """Copy the sample sources into a new directory, with windows that are short, so that tests are."""
+    directory.mkdir()
+    for name in ("shop.yaml", "crm.yaml"):
+        text = (SAMPLE_SOURCES / name).read_text()
+        assert "every: 10s" in text
+        (directory / name).write_text(
+            text.replace("every: 10s", f"every: {every}").replace("lag: 2s", "lag: 1s")
+        )
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 def find_free_block() -> PortBlock:

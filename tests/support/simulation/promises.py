@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from support.history import faults_of
 from support.simulation.rows import Row, SimulatedSource
 
 from services.publisher.catalog import ExternalBatch
-from shared.domain.batches import EDGES, Attempt, AttemptState, Batch, BatchState, Stage
-from shared.domain.counts import broken_sum
+from shared.domain.batches import Batch, BatchState
 from shared.domain.files import Area, DataFile, FileStatus
 from shared.domain.windows import rejects_slot_number
 from shared.ports import LedgerTransaction
@@ -82,7 +81,7 @@ def assert_promises(world: World, *, discarded_count: int = 0) -> None:
         _assert_the_target_equals_the_source(world, source, batches)
     with world.transaction() as tx:
         for batch in batches:
-            _assert_the_ledger_is_consistent(tx, batch)
+            assert faults_of(tx, batch) == []
             if batch.state is BatchState.PUBLISHED:
                 _assert_shown_as_committed(world, tx, batch)
         _assert_the_ledger_lists_what_lies_in_the_buckets(world, tx, batches)
@@ -133,33 +132,3 @@ def _assert_the_ledger_lists_what_lies_in_the_buckets(
             assert committed[file.batch_id] == file.attempt
             assert world.plain_store.sha256(file.location) == file.sha256
     assert not tx.pending_message_count()
-
-
-def _assert_the_ledger_is_consistent(tx: LedgerTransaction, batch: Batch) -> None:
-    events = tx.events(batch.id)
-    assert events[0].from_state is None
-    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    for before, after in pairwise(events):
-        assert after.from_state is before.to_state
-        assert (before.to_state, after.to_state) in EDGES
-        assert before.at <= after.at
-    assert events[-1].to_state is batch.state
-    attempts = tx.attempts(batch.id)
-    _assert_attempts_count_up(batch, attempts)
-    if batch.state is BatchState.PUBLISHED:
-        assert batch.committed_attempt is not None
-        for stage in Stage:
-            assert broken_sum(stage, batch.counts) is None
-            last = [attempt for attempt in attempts if attempt.stage is stage][-1]
-            assert last.state is AttemptState.SUCCEEDED, f"{batch.id}: the last attempt of {stage}"
-            assert tx.manifest(batch.id, stage, last.number) is not None
-
-
-def _assert_attempts_count_up(batch: Batch, attempts: list[Attempt]) -> None:
-    numbers: dict[Stage, int] = {}
-    for attempt in attempts:
-        assert attempt.number == numbers.get(attempt.stage, 0) + 1
-        assert attempt.state is not AttemptState.RUNNING
-        assert attempt.ended_at is not None
-        numbers[attempt.stage] = attempt.number
-    assert numbers == {stage: number for stage, number in batch.attempts.items() if number}
