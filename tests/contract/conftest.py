@@ -18,15 +18,18 @@ def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture
+def dsn(postgres_server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """The DSN of an empty ledger in PostgreSQL."""
+    with copied_database(postgres_server, template) as dsn:
+        yield dsn
+
+
 @pytest.fixture(params=["memory", "postgres"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """An empty ledger: one in memory, one in PostgreSQL."""
     if request.param == "memory":
         yield MemoryLedger(lambda: datetime.now(UTC))
         return
-    server = request.getfixturevalue("postgres_server")
-    with (
-        copied_database(server, request.getfixturevalue("template")) as dsn,
-        postgres_ledger(dsn) as ledger,
-    ):
+    with postgres_ledger(request.getfixturevalue("dsn")) as ledger:
         yield ledger

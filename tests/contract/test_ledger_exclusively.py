@@ -10,9 +10,8 @@ import psutil
 import psycopg
 import pytest
 from support.ledger_rows import a_batch, add_batch
-from support.ledgers import copied_database, postgres_ledger
+from support.ledgers import postgres_ledger
 
-from local.postgres import EmbeddedPostgres
 from local.processes import SOURCE_ROOT
 from shared.errors import Unavailable
 from shared.ledger.connection import Database
@@ -26,12 +25,6 @@ with PostgresLedger(sys.argv[1]).exclusively("sweep") as is_held:
     print(is_held, flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def dsn(postgres_server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    with copied_database(postgres_server, template) as dsn:
-        yield dsn
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from support.ledger_rows import a_batch, a_contract, add_batch
-from support.ledgers import copied_database, migrated_template, postgres_ledger
+from support.ledgers import copied_database, postgres_ledger
 
 from local.postgres import EmbeddedPostgres
 from shared import lifecycle
@@ -34,12 +34,6 @@ RETRY = RetryPolicy(
     1_000_000, first_pause=timedelta(milliseconds=2), longest_pause=timedelta(milliseconds=20)
 )
 BATCHES = [a_batch(f"slot {number}", woken_at=None) for number in range(12)]
-
-
-@pytest.fixture(scope="module")
-def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    with migrated_template(postgres_server) as name:
-        yield name
 
 
 @pytest.fixture

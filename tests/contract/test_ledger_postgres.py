@@ -18,7 +18,7 @@ from support.ledger_rows import (
     a_raw_file,
     add_batch,
 )
-from support.ledgers import copied_database, migrated_template, postgres_ledger
+from support.ledgers import postgres_ledger
 
 from local.postgres import EmbeddedPostgres
 from shared import lifecycle
@@ -29,18 +29,6 @@ from shared.errors import ConfigurationError, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.ledger.postgres import PostgresLedger
 from shared.ports import OutboxMessage, QueueName
-
-
-@pytest.fixture(scope="module")
-def template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    with migrated_template(postgres_server) as name:
-        yield name
-
-
-@pytest.fixture
-def dsn(postgres_server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    with copied_database(postgres_server, template) as dsn:
-        yield dsn
 
 
 @pytest.fixture

@@ -1,21 +1,18 @@
 """A sweep over PostgreSQL: what it asks, and that a dry run writes nothing: the database itself refuses writes then."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-import pytest
 from support.journey import Journey
 from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_file, add_batch
-from support.ledgers import copied_database, postgres_ledger
+from support.ledgers import postgres_ledger
 
 from lambdas.sweeper.actions import ActionKind
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.sweep import sweep
-from local.postgres import EmbeddedPostgres
 from shared.domain.batches import BatchState, Stage
 from shared.domain.files import Area, Location, raw_key
 from shared.domain.retries import RetryPolicy
@@ -27,12 +24,6 @@ from shared.queues.memory import MemoryQueues
 DAY = timedelta(days=1)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 AT_ONCE = SweepLimits(stray_after=timedelta(0), upload_after=timedelta(0), foreign_after=timedelta(0))
-
-
-@pytest.fixture
-def dsn(postgres_server: EmbeddedPostgres, template: str) -> Iterator[str]:
-    with copied_database(postgres_server, template) as dsn:
-        yield dsn
 
 
 def test_a_dry_run_finds_everything_in_a_database_that_takes_no_writes(dsn: str) -> None:
