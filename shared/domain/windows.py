@@ -34,11 +34,26 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """
+    Which rows a batch reads beside its window of time: half-open `[low, high)` of one column.
+
+    Of a table whose cursor counts, the cursor itself; of a part of a big table, a range of its key. The bounds are texts
+    as the source spells values of the column; None is open.
+    """
+
+    column: str
+    low: str | None
+    high: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedWindow:
     """A window and the slot that gives its batch its identity."""
 
     slot: str
     window: Window
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from shared.domain.contracts import SourceKind, TableContract
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.ports import SecretStore
 
 
@@ -123,9 +123,13 @@ class SourceReader(Protocol):
         """Return how many rows the whole table has now."""
         ...
 
-    def open_snapshot(self, window: Window) -> AbstractContextManager[SourceSnapshot]:
+    def open_snapshot(
+        self, window: Window, *, extent: Extent | None = None
+    ) -> AbstractContextManager[SourceSnapshot]:
         """
         Begin to read a window, from its start less the overlap; without a cursor, the whole table.
+
+        An `extent` narrows it further. If it is of the cursor's own column, it takes the place of the window.
 
         Raises:
             Refused: if the table is not as the contract has it.

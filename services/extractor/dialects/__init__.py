@@ -1,0 +1,128 @@
+"""
+What one database product says and understands: SQL text and the fate of its types, and no connection.
+
+A dialect is pure. Which driver carries its statements (ODBC, or whatever SQLAlchemy has) is told in `readers/sql`.
+Every value that leaves is rendered as text by the server itself, because drivers change values: MariaDB's ODBC driver
+makes -1294967296 of an unsigned 3000000000, and PostgreSQL's makes today's date of `infinity`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from shared.domain.contracts import ColumnType
+
+
+class DialectName(StrEnum):
+    """The database products whose SQL we speak."""
+
+    POSTGRESQL = "postgresql"
+    #: MySQL and MariaDB.
+    MYSQL = "mysql"
+    SQLSERVER = "sqlserver"
+    ORACLE = "oracle"
+    SQLITE = "sqlite"
+
+
+class Carriage(StrEnum):
+    """How values of a source type are carried."""
+
+    #: In a type of ours that holds each of its values.
+    EXACT = "exact"
+    #: As a string, in the server's own words.
+    TEXT = "text"
+    #: Not at all: the column is refused by name.
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a column of some source type."""
+
+    type: ColumnType
+    carriage: Carriage
+    #: Why it is refused, or what its text looks like; empty where nothing needs saying.
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with a `?` for each parameter. Parameters are texts: the SQL itself casts them."""
+
+    sql: str
+    parameters: tuple[str, ...] = ()
+
+
+class Dialect(Protocol):
+    """The SQL of one database product."""
+
+    @property
+    def name(self) -> DialectName:
+        """Which product it is."""
+        ...
+
+    # Names and types.
+    def quote(self, name: str) -> str:
+        """
+        Return a name as an identifier.
+
+        Raises:
+            ValueError: if the product can have no such name.
+        """
+        ...
+
+    def fate_of(self, source_type: str) -> Fate:
+        """Return what becomes of a type, named as `describe` names it."""
+        ...
+
+    def can_carry(self, source_type: str, declared: ColumnType) -> bool:
+        """Return whether a contract may declare this type for a column of the source's type: no value may change."""
+        ...
+
+    def text_of(self, quoted_name: str, source_type: str) -> str:
+        """Return the expression whose value is the text of a column, in our CSV's spelling, and NULL for NULL."""
+        ...
+
+    # A session, and one snapshot in it.
+    def session_settings(self, *, statement_timeout_seconds: int, lock_timeout_seconds: int) -> Sequence[str]:
+        """Return the statements that make one value have one text, and bound how long statements take."""
+        ...
+
+    def begin_snapshot(self) -> Sequence[str]:
+        """Return the statements after which every read sees one moment of the database, and nothing can be written."""
+        ...
+
+    def end_snapshot(self) -> Sequence[str]:
+        """Return the statements that end it."""
+        ...
+
+    # The catalogue.
+    def clock(self) -> Statement:
+        """Return a query of one row: the server's clock in UTC as `2026-11-22T20:15:00.123456`; NULL if not known."""
+        ...
+
+    def oldest_open_transaction(self) -> Statement | None:
+        """Return a query of one row: the start, as `clock`, of the oldest open one that may write; None if not shown."""
+        ...
+
+    def tables(self) -> Statement:
+        """Return a query of every table and view that is not the product's own: schema, name, kind."""
+        ...
+
+    def columns(self, schema: str, name: str) -> Statement:
+        """Return a query of a table's columns in their order: name, source type, `1` if nullable else `0`."""
+        ...
+
+    def key(self, schema: str, name: str) -> Statement:
+        """Return a query of the columns of a table's primary key, in their order."""
+        ...
+
+    # Reading.
+    def parameter(self, source_type: str) -> str:
+        """
+        Return the placeholder of a value to be compared with a column of a type, such as `CAST(? AS DATETIME(6))`.
+
+        The text of a moment is given as `2026-11-22 20:15:00.123456` in UTC, of an integer as its digits.
+        """
+        ...
