@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from shared.catalog.problems import FieldPath, Problem, field_text
+from shared.catalog.problems import FieldPath, Problem, SourceFilesInvalid, field_text
 
 MAX_FILE_SIZE_IN_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 16
@@ -64,6 +64,27 @@ def read_document(file: Path) -> Document:
     if text is not None:
         _read_yaml(text, document)
     return document
+
+
+def parse_document(text: str, *, file: str) -> Document:
+    """Read the text of a file that is held in memory; `file` is how its problems call it."""
+    document = Document(file)
+    _read_yaml(text, document)
+    return document
+
+
+def read_text(file: Path) -> str:
+    """
+    Return the text of a file, to be edited: without a byte order mark, line breaks as they are.
+
+    Raises:
+        SourceFilesInvalid: if it cannot be read, is too big or not in UTF-8.
+    """
+    document = Document(str(file))
+    text = _read_text(file, document)
+    if text is None:
+        raise SourceFilesInvalid(document.problems)
+    return text
 
 
 def _read_text(file: Path, document: Document) -> str | None:
