@@ -47,6 +47,18 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True)
+class CsvField:
+    """One value of a record that the server itself writes as CSV."""
+
+    #: The column, quoted.
+    quoted_name: str
+    #: Its `text_of`.
+    text: str
+    #: Whether no value of its type can have a character that needs quotes.
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """SQL with a `?` for each parameter. Parameters are texts: the SQL itself casts them."""
 
@@ -85,12 +97,25 @@ class Dialect(Protocol):
         ...
 
     # A session, and one snapshot in it.
+    @property
+    def begins_by_statement(self) -> bool:
+        """Whether `begin_snapshot` says so itself, as BEGIN does; else the driver must not commit each statement."""
+        ...
+
     def session_settings(self, *, statement_timeout_seconds: int, lock_timeout_seconds: int) -> Sequence[str]:
         """Return the statements that make one value have one text, and bound how long statements take."""
         ...
 
     def begin_snapshot(self) -> Sequence[str]:
         """Return the statements after which every read sees one moment of the database, and nothing can be written."""
+        ...
+
+    def hold(self, schema: str, name: str, kind: str) -> Sequence[str]:
+        """
+        Return the statements, right behind `begin_snapshot`, that keep a table as it is until the snapshot ends.
+
+        None where the server does so by itself, or cannot. `kind`: as `table` tells it.
+        """
         ...
 
     def end_snapshot(self) -> Sequence[str]:
@@ -110,6 +135,10 @@ class Dialect(Protocol):
         """Return a query of every table and view that is not the product's own: schema, name, kind."""
         ...
 
+    def table(self, schema: str, name: str) -> Statement:
+        """Return a query of at most one row: the kind of a table or view, as in `tables`."""
+        ...
+
     def columns(self, schema: str, name: str) -> Statement:
         """Return a query of a table's columns in their order: name, source type, `1` if nullable else `0`."""
         ...
@@ -125,4 +154,25 @@ class Dialect(Protocol):
 
         The text of a moment is given as `2026-11-22 20:15:00.123456` in UTC, of an integer as its digits.
         """
+        ...
+
+    def in_no_window(self, quoted_name: str, source_type: str) -> str:
+        """Return the condition for values of a cursor that no window can hold, NULL aside; empty if there are none."""
+        ...
+
+    def record_of(self, fields: Sequence[CsvField]) -> str | None:
+        """
+        Return the expression of a whole record in our CSV, its line break included; None if the product cannot.
+
+        One text for each row is much faster with any driver than one for each value. It is NULL only if the server
+        gave up on a record, and never for what a record holds.
+        """
+        ...
+
+    def octets_of(self, text: str) -> str:
+        """Return the expression of how many bytes a text has in UTF-8, or more."""
+        ...
+
+    def max_octets_of(self, source_type: str) -> int | None:
+        """Return how many bytes of UTF-8 the text of a value has at most; None if the type does not say."""
         ...
