@@ -11,6 +11,7 @@ from shared.contract_document import sha256_of
 from shared.domain.batches import STATES_AT_REST, BatchState
 from shared.domain.contracts import ContractVersion, TableContract
 from shared.domain.progress import Expectation
+from shared.domain.sources import SourceLimits
 from shared.domain.windows import PlannedWindow, due_snapshot, due_windows
 from shared.ports import Ledger, LedgerTransaction
 
@@ -33,11 +34,11 @@ def register_source(
     contracts: Sequence[TableContract],
     *,
     expected_by: Mapping[str, timedelta],
-    max_concurrent_extracts: int,
+    limits: SourceLimits,
     ledger: Ledger,
 ) -> None:
     """
-    Record what the file of a source says of how it is run: its places, and by when each table is expected.
+    Record what the file of a source says of how it is run: its limits, and by when each table is expected.
 
     Done before the source itself is asked for anything, so that one that never answers is late like any other.
     Tables that left the file are expected no more.
@@ -45,8 +46,8 @@ def register_source(
     source = contracts[0].source
     with ledger.transaction() as tx:
         guard = tx.source_guard(source)
-        if guard.max_concurrent_extracts != max_concurrent_extracts:
-            tx.save_source_guard(replace(guard, max_concurrent_extracts=max_concurrent_extracts))
+        if guard.limits != limits:
+            tx.save_source_guard(replace(guard, limits=limits))
         now = tx.now()
         for contract in contracts:
             every, patience = contract.schedule.every, expected_by[contract.table]

@@ -54,7 +54,7 @@ def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
         register_source(
             contracts,
             expected_by=source.expected_by,
-            max_concurrent_extracts=source.max_concurrent_extracts,
+            limits=source.limits,
             ledger=fleet.ledger,
         )
         with open_reader(contracts[0], secrets=fleet.secrets) as reader:

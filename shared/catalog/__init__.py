@@ -34,8 +34,9 @@ from shared.catalog.forms import (
 )
 from shared.catalog.problems import Problem, SourceFilesInvalid, shown, suggestion
 from shared.catalog.rules import TableDraft, check_source
-from shared.catalog.translation import expected_by, max_concurrent_extracts, table_contract
+from shared.catalog.translation import expected_by, source_limits, table_contract
 from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.sources import SourceLimits
 from shared.errors import SourceNotFound
 
 __all__ = [
@@ -64,8 +65,8 @@ class Source:
     tables: tuple[TableContract, ...]
     #: By so long after the end of a window its rows are expected in the warehouse, by table.
     expected_by: Mapping[str, timedelta]
-    #: So many batches may be read from it at once, in the whole fleet.
-    max_concurrent_extracts: int
+    #: What the whole fleet may take of it.
+    limits: SourceLimits
 
     def contracts(self) -> list[TableContract]:
         """Return the contracts of its tables, in the order of the file."""
@@ -205,7 +206,7 @@ def _read_source(file: Path, document: Document) -> Source | None:
         file,
         contracts,
         {draft.name: expected_by(draft.form, source.schedule) for draft in drafts},
-        max_concurrent_extracts(source),
+        source_limits(source),
     )
 
 

@@ -27,6 +27,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_before_validator_function
 
 from shared.domain.contracts import STRING, ColumnType, MaskKind, Normalization, PublishMode, Target
+from shared.domain.quiet_hours import QuietHours
 from shared.secrets.reference import parse_reference
 
 ONE_HOUR = timedelta(hours=1)
@@ -82,6 +83,26 @@ Delay = Annotated[
     timedelta,
     _duration(least=timedelta(0), most=timedelta(hours=24), said="from 0s to 24h"),
     _DURATION_SCHEMA,
+]
+
+
+def _parse_quiet_hours(value: object) -> QuietHours:
+    try:
+        return QuietHours.parse(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise _mistake(str(error).removeprefix("expected ")) from error
+
+
+QuietHoursText = Annotated[
+    QuietHours,
+    BeforeValidator(_parse_quiet_hours),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9] \\S+$",
+            "examples": ["22:00-06:00 Europe/Rome"],
+        }
+    ),
 ]
 
 
@@ -435,6 +456,17 @@ class LimitsForm(Form):
 
     max_concurrent_extracts: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
         None, description="So many batches may be read from it at once, in the whole fleet. 4 by default."
+    )
+    rows_per_second: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        None,
+        description="So many rows may be read from it, in the whole fleet. Each batch has an equal share, whether or "
+        "not the other places are taken. No limit by default.",
+    )
+    deadline: Interval | None = Field(
+        None, description="The reading of one batch is given up after so long. 10m by default."
+    )
+    quiet_hours: tuple[QuietHoursText, ...] = Field(
+        (), description="No batch begins in these: 22:00-06:00 Europe/Rome."
     )
 
 

@@ -20,6 +20,7 @@ from shared.catalog.forms import (
 from shared.catalog.problems import FieldPath, shown, suggestion
 from shared.catalog.translation import DEFAULT_SCHEDULE, expected_by
 from shared.domain.contracts import ColumnKind, Normalization, PublishMode
+from shared.domain.quiet_hours import leaves_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ def check_source(
     _check_mask_key(source, wrong, drafts, document)
     _check_collisions([draft.name for draft in drafts], ("tables",), "table names", document)
     _check_schedule(source.schedule, ScheduleForm(), ("schedule",), document)
+    _check_quiet_hours(source, wrong, document)
     for draft in drafts:
         check_table(draft, source.schedule, document=document)
 
@@ -80,6 +82,17 @@ def check_table(draft: TableDraft, source_schedule: ScheduleForm, *, document: D
         _check_expectation(draft, source_schedule, document)
     if isinstance(draft.form, RestTableForm) and draft.sound("options", "cursor"):
         _check_paging(draft.form.options, draft, document)
+
+
+def _check_quiet_hours(
+    source: PostgresSourceForm | RestSourceForm, wrong: frozenset[str], document: Document
+) -> None:
+    if "limits" not in wrong and not leaves_time(source.limits.quiet_hours):
+        document.report(
+            ("limits", "quiet_hours"),
+            expected="hours that leave some of each day: in all of them together no batch could ever begin",
+            found="the whole day",
+        )
 
 
 # ---- masks -------------------------------------------------------------------------------------------------

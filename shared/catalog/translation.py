@@ -6,6 +6,7 @@ from datetime import timedelta
 from shared.catalog.forms import (
     ColumnForm,
     Form,
+    LimitsForm,
     MaskForm,
     PostgresSourceForm,
     PostgresTableForm,
@@ -28,7 +29,7 @@ from shared.domain.contracts import (
     SourceKind,
     TableContract,
 )
-from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS
+from shared.domain.sources import SourceLimits
 from shared.domain.windows import Schedule
 
 DEFAULT_SCHEDULE = Schedule(every=timedelta(minutes=15), max_window=timedelta(hours=1), catch_up_limit=24)
@@ -67,13 +68,19 @@ def expected_by(table: PostgresTableForm | RestTableForm, source_schedule: Sched
     return given or 2 * every + lag + _DEFAULT_PATIENCE
 
 
-def max_concurrent_extracts(source: PostgresSourceForm | RestSourceForm) -> int:
-    """Return how many batches may be read from a source at once, in the whole fleet."""
-    return source.limits.max_concurrent_extracts or DEFAULT_MAX_CONCURRENT_EXTRACTS
+def source_limits(source: PostgresSourceForm | RestSourceForm) -> SourceLimits:
+    """Return what the whole fleet may take of a source."""
+    given, default = source.limits, SourceLimits()
+    return SourceLimits(
+        max_concurrent_extracts=given.max_concurrent_extracts or default.max_concurrent_extracts,
+        rows_per_second=given.rows_per_second,
+        deadline=given.deadline or default.deadline,
+        quiet_hours=given.quiet_hours,
+    )
 
 
 #: How the fleet works is no part of a contract: a change makes no new version, and reaches batches planned before.
-_OPERATIONAL_LIMITS = frozenset({"max_concurrent_extracts"})
+_OPERATIONAL_LIMITS = frozenset(LimitsForm.model_fields)
 
 
 def _origin(source: PostgresSourceForm | RestSourceForm) -> Origin:

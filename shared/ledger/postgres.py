@@ -54,8 +54,9 @@ from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
+from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
-from shared.domain.sources import SourceGuard
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import REJECTS_SLOT_INFIX, SNAPSHOT_SLOT_PREFIX, Window
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
@@ -532,22 +533,12 @@ class _PostgresTransaction:
     # Sources.
 
     def source_guard(self, source: str) -> SourceGuard:
-        fresh = SourceGuard(source)
-        self._insert(
-            _source_guard,
-            source=source,
-            max_concurrent_extracts=fresh.max_concurrent_extracts,
-            failures_in_a_row=fresh.failures_in_a_row,
-        )
+        self._insert(_source_guard, source=source, **_guard_values(SourceGuard(source)))
         query = select(_source_guard).where(_source_guard.c.source == source).with_for_update()
         return _guard_of(self._execute(query).one())
 
     def save_source_guard(self, guard: SourceGuard) -> None:
-        values = {
-            "max_concurrent_extracts": guard.max_concurrent_extracts,
-            "failures_in_a_row": guard.failures_in_a_row,
-            "open_until": guard.open_until,
-        }
+        values = _guard_values(guard)
         self._execute(
             insert(_source_guard)
             .values(source=guard.source, **values)
@@ -1047,8 +1038,25 @@ def _evidence_of(row: Row) -> MaskEvidence:
     )
 
 
+def _guard_values(guard: SourceGuard) -> dict[str, Any]:
+    return {
+        "max_concurrent_extracts": guard.limits.max_concurrent_extracts,
+        "rows_per_second": guard.limits.rows_per_second,
+        "deadline": guard.limits.deadline,
+        "quiet_hours": [str(hours) for hours in guard.limits.quiet_hours],
+        "failures_in_a_row": guard.failures_in_a_row,
+        "open_until": guard.open_until,
+    }
+
+
 def _guard_of(row: Row) -> SourceGuard:
-    return SourceGuard(row.source, row.max_concurrent_extracts, row.failures_in_a_row, row.open_until)
+    limits = SourceLimits(
+        row.max_concurrent_extracts,
+        row.rows_per_second,
+        row.deadline,
+        tuple(QuietHours.parse(text) for text in row.quiet_hours),
+    )
+    return SourceGuard(row.source, limits, row.failures_in_a_row, row.open_until)
 
 
 def _alarm_of(row: Row) -> Alarm:

@@ -33,7 +33,7 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
 )
-from sqlalchemy.dialects.postgresql import JSON, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from shared.domain.alarms import AlarmKind
 from shared.domain.batches import AttemptState, BatchState, Stage
@@ -405,15 +405,24 @@ source_guard = Table(
     metadata,
     _name("source"),
     _integer("max_concurrent_extracts", comment="Of the whole fleet; as the source file says."),
+    _integer("rows_per_second", nullable=True, comment="Of the whole fleet; as the source file says."),
+    Column("deadline", Interval, nullable=False, comment="The reading of one batch takes no longer."),
+    Column(
+        "quiet_hours",
+        ARRAY(Text),
+        nullable=False,
+        comment="No batch begins in these; spelled as in the source file.",
+    ),
     _integer(
         "failures_in_a_row", comment="Extract attempts that failed or died since the last that did not."
     ),
     _moment("open_until", nullable=True, comment="The breaker: nothing of the source is claimed before."),
     PrimaryKeyConstraint("source", name="source_guard_key"),
     CheckConstraint(
-        "max_concurrent_extracts >= 1 AND failures_in_a_row >= 0", name="source_guard_numbers_make_sense"
+        "max_concurrent_extracts >= 1 AND rows_per_second >= 1 AND failures_in_a_row >= 0",
+        name="source_guard_numbers_make_sense",
     ),
-    comment="How many extract attempts a source may have at once, and whether it answers.",
+    comment="What the fleet may take of a source, and whether it answers.",
 )
 
 expectation = Table(

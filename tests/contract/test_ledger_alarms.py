@@ -12,7 +12,8 @@ from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
-from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS, SourceGuard
+from shared.domain.quiet_hours import QuietHours
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Window, slot_of
 from shared.ports import Ledger, LedgerTransaction, OutboxMessage, QueueName
 
@@ -253,23 +254,25 @@ def test_a_guard_is_made_when_it_is_first_asked_for(ledger: Ledger) -> None:
 
         guard = tx.source_guard("shop")
 
-        assert guard == SourceGuard("shop", DEFAULT_MAX_CONCURRENT_EXTRACTS)
+        assert guard == SourceGuard("shop", SourceLimits())
         assert tx.source_guards() == [guard]
 
 
 def test_a_guard_is_kept_as_it_was_saved(ledger: Ledger) -> None:
-    failing = SourceGuard("shop", 2, failures_in_a_row=3, open_until=NOON)
+    hours = (QuietHours.parse("22:00-06:00 Europe/Rome"), QuietHours.parse("12:00-13:00 UTC"))
+    limits = SourceLimits(2, 1_000, timedelta(minutes=7), hours)
+    failing = SourceGuard("shop", limits, failures_in_a_row=3, open_until=NOON)
     with ledger.transaction() as tx:
         tx.source_guard("shop")
-        for guard in (failing, SourceGuard("crm", 1)):
+        for guard in (failing, SourceGuard("crm", SourceLimits(1))):
             tx.save_source_guard(guard)
 
         assert tx.source_guard("shop") == failing
-        assert tx.source_guards() == [SourceGuard("crm", 1), failing]
+        assert tx.source_guards() == [SourceGuard("crm", SourceLimits(1)), failing]
 
         tx.save_source_guard(failing.after_success())
 
-        assert tx.source_guard("shop") == SourceGuard("shop", 2)
+        assert tx.source_guard("shop") == SourceGuard("shop", limits)
 
 
 def test_only_batches_that_were_never_woken_wait_for_a_place(ledger: Ledger) -> None:
@@ -348,7 +351,7 @@ CHANGES: dict[str, Callable[[LedgerTransaction], object]] = {
     "an expectation that went": lambda tx: tx.delete_expectation("shop", "orders"),
     "an alarm": lambda tx: tx.save_alarm(replace(ALARM, detail="changed")),
     "a proof": lambda tx: tx.insert_proof(a_proof(is_equal=False, minutes=1)),
-    "a guard": lambda tx: tx.save_source_guard(SourceGuard("shop", 9)),
+    "a guard": lambda tx: tx.save_source_guard(SourceGuard("shop", SourceLimits(9))),
     "a run": lambda tx: tx.record_run("watcher"),
 }
 

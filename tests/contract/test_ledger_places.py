@@ -18,7 +18,7 @@ from shared.domain.counts import Count
 from shared.domain.progress import Expectation
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
-from shared.domain.sources import SourceGuard
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.errors import LostLease
 from shared.ledger.postgres import PostgresLedger
 from shared.lifecycle import StageResult
@@ -40,7 +40,7 @@ BATCHES = [a_batch(f"slot {number}", woken_at=None) for number in range(12)]
 def ledger(postgres_server: EmbeddedPostgres, template: str) -> Iterator[PostgresLedger]:
     with copied_database(postgres_server, template) as dsn, postgres_ledger(dsn) as ledger:
         with ledger.transaction() as tx:
-            tx.save_source_guard(SourceGuard("shop", max_concurrent_extracts=PLACES))
+            tx.save_source_guard(SourceGuard("shop", SourceLimits(PLACES)))
             for batch in BATCHES:
                 add_batch(tx, batch)
                 tx.append_event(_planned(tx, batch.id))

@@ -92,7 +92,7 @@ def test_a_mute_and_a_failing_source_delay_no_other_and_recover_by_themselves(fl
             for batch in fleet.batches(source=name):
                 fleet.wait_for_state(batch.id, BatchState.PUBLISHED)
 
-        assert [guard.max_concurrent_extracts for guard in guards] == [1, 1]
+        assert [guard.limits.max_concurrent_extracts for guard in guards] == [1, 1]
         for name in BAD:
             assert not overlapping(attempts_of(fleet, name))
             assert [fleet.warehouse(f"SELECT count(*) FROM {name}.{table}") for table in TABLES] == [

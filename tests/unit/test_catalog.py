@@ -20,6 +20,8 @@ from shared.domain.contracts import (
     SourceKind,
     Target,
 )
+from shared.domain.quiet_hours import QuietHours
+from shared.domain.sources import SourceLimits
 from shared.errors import ConfigurationError, SourceNotFound
 
 SOURCES = Path(__file__).parents[2] / "sources"
@@ -160,13 +162,54 @@ def test_nothing_can_be_expected_before_the_lag_is_over(source_files: Files, old
 @pytest.mark.parametrize("name", ["shop", "crm"])
 def test_how_a_source_is_run_is_no_part_of_its_contract(source_files: Files, name: str) -> None:
     text = {"shop": SHOP, "crm": CRM}[name]
-    run_otherwise = text.replace("tables:\n", "limits: {max_concurrent_extracts: 9}\ntables:\n", 1)
+    limits = "limits: {max_concurrent_extracts: 9, rows_per_second: 5, quiet_hours: ['01:00-02:00 UTC']}"
+    run_otherwise = text.replace("tables:\n", f"{limits}\ntables:\n", 1)
 
     before = load_sources(source_files(**{name: text})).source(name)
     after = load_sources(source_files(**{name: run_otherwise})).source(name)
 
-    assert (before.max_concurrent_extracts, after.max_concurrent_extracts) == (4, 9)
+    assert (before.limits.max_concurrent_extracts, after.limits.max_concurrent_extracts) == (4, 9)
     assert after.tables == before.tables
+
+
+def test_what_the_fleet_may_take_of_a_source_is_read(source_files: Files) -> None:
+    limits = (
+        "limits: {max_concurrent_extracts: 2, rows_per_second: 500, deadline: 5m, "
+        "quiet_hours: ['22:00-06:00 Europe/Rome', '12:00-13:00 UTC']}\ntables:\n"
+    )
+
+    source = load_sources(source_files(shop=SHOP.replace("tables:\n", limits, 1))).source("shop")
+
+    assert source.limits == SourceLimits(
+        2,
+        500,
+        timedelta(minutes=5),
+        (QuietHours.parse("22:00-06:00 Europe/Rome"), QuietHours.parse("12:00-13:00 UTC")),
+    )
+    assert load_sources(source_files(shop=SHOP)).source("shop").limits == SourceLimits()
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "expected"),
+    [
+        ("{quiet_hours: ['22:00-06:00']}", "limits.quiet_hours[0]", "two times and a zone"),
+        ("{quiet_hours: ['22:00-06:00 Mars/Base']}", "limits.quiet_hours[0]", "IANA"),
+        (
+            "{quiet_hours: ['06:00-22:00 UTC', '20:00-07:00 UTC']}",
+            "limits.quiet_hours",
+            "leave some of each day",
+        ),
+        ("{rows_per_second: 0}", "limits.rows_per_second", "1"),
+        ("{deadline: 2h}", "limits.deadline", "from 1s to 1h"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_mistakes(
+    source_files: Files, limits: str, field: str, expected: str
+) -> None:
+    (problem,) = mistakes(source_files(shop=SHOP.replace("tables:\n", f"limits: {limits}\ntables:\n", 1)))
+
+    assert problem.field == field
+    assert expected in problem.expected
 
 
 def test_a_column_without_a_mask_is_withheld_and_warned_of(source_files: Files) -> None:

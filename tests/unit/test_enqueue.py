@@ -89,7 +89,7 @@ def test_a_source_that_never_answers_is_expected_all_the_same(
 
     with fleet.ledger.transaction() as tx:
         expected = {(item.source, item.table): item.expected_by for item in tx.expectations()}
-        places = {guard.source: guard.max_concurrent_extracts for guard in tx.source_guards()}
+        places = {guard.source: guard.limits.max_concurrent_extracts for guard in tx.source_guards()}
     assert expected == {
         (source.name, table): patience for source in sources for table, patience in source.expected_by.items()
     }

@@ -10,7 +10,7 @@ from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, BatchState, Stage, batch_id
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
-from shared.domain.sources import FAILURES_THAT_OPEN, LONGEST_OPEN, SourceGuard
+from shared.domain.sources import FAILURES_THAT_OPEN, LONGEST_OPEN, SourceGuard, SourceLimits
 from shared.domain.windows import PlannedWindow, Window
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
@@ -31,7 +31,7 @@ class Fleet:
 
     def set_places(self, places: int, *, source: str = "shop") -> None:
         with self.ledger.transaction() as tx:
-            tx.save_source_guard(SourceGuard(source, max_concurrent_extracts=places))
+            tx.save_source_guard(SourceGuard(source, SourceLimits(places)))
 
     def plan(self, *slots: str, source: str = "shop") -> list[str]:
         """Plan batches one after the other, and let their first messages leave."""
@@ -310,7 +310,7 @@ def test_a_source_that_answers_again_has_all_its_places_again() -> None:
 
     fleet.complete(trial)
 
-    assert fleet.guard() == SourceGuard("shop", max_concurrent_extracts=4)
+    assert fleet.guard() == SourceGuard("shop", SourceLimits(4))
     assert fleet.woken() == [third]
     assert fleet.claim(third) is not None
 

@@ -14,7 +14,7 @@ from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import Publishing, PublishMode, TableContract
 from shared.domain.progress import Expectation
 from shared.domain.retries import RetryPolicy
-from shared.domain.sources import SourceGuard
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import Window
 from shared.ledger.memory import MemoryLedger
 from shared.planning import plan_source, register_source, retire_source
@@ -121,7 +121,7 @@ def register(ledger: MemoryLedger, *tables: str, places: int = 4, patience: time
     register_source(
         [replace(WITH_CURSOR, table=table) for table in tables],
         expected_by=dict.fromkeys(tables, patience),
-        max_concurrent_extracts=places,
+        limits=SourceLimits(places),
         ledger=ledger,
     )
 
@@ -152,7 +152,7 @@ def test_a_source_is_expected_from_the_moment_it_is_first_enqueued() -> None:
 def test_a_table_that_left_the_file_is_expected_no_more_and_other_sources_are(ledger: MemoryLedger) -> None:
     other = replace(WITH_CURSOR, origin=replace(WITH_CURSOR.origin, source="crm"))
     register(ledger, "orders", "customers")
-    register_source([other], expected_by={"orders": QUARTER}, max_concurrent_extracts=1, ledger=ledger)
+    register_source([other], expected_by={"orders": QUARTER}, limits=SourceLimits(1), ledger=ledger)
 
     register(ledger, "orders")
 
@@ -166,7 +166,7 @@ def test_the_places_of_a_source_follow_its_file_and_leave_its_breaker_alone(ledg
 
     register(ledger, "orders", places=7)
 
-    assert guard(ledger) == SourceGuard("shop", 7, failures_in_a_row=3, open_until=NOON)
+    assert guard(ledger) == SourceGuard("shop", SourceLimits(7), failures_in_a_row=3, open_until=NOON)
 
 
 def test_a_retired_source_is_expected_no_more_and_counts_as_answering(ledger: MemoryLedger) -> None:
@@ -180,4 +180,4 @@ def test_a_retired_source_is_expected_no_more_and_counts_as_answering(ledger: Me
 
     assert counts == [2, 0]
     assert set(expectations(ledger)) == {"crm.deals"}
-    assert guard(ledger) == SourceGuard("shop", 2)
+    assert guard(ledger) == SourceGuard("shop", SourceLimits(2))

@@ -11,7 +11,7 @@ from support.simulation.schedules import at_random, run_for, run_to_rest
 from support.simulation.world import HARD_TIME_LIMIT, LEASE, SWEEP_EVERY, World, simulation
 
 from shared.domain.batches import Stage
-from shared.domain.sources import FAILURES_THAT_OPEN
+from shared.domain.sources import FAILURES_THAT_OPEN, SourceLimits
 
 BAD = [Behaviour.HUNG, Behaviour.FAILING, Behaviour.ENDLESS]
 
@@ -26,7 +26,7 @@ def a_source(name: str, behaviour: Behaviour = Behaviour.SOUND, *, places: int =
     """Return a source; a bad one has a long way to catch up with."""
     horizon = HORIZON if behaviour is Behaviour.SOUND else HORIZON + 6 * HOUR
     rows = rows_of_a_morning(random.Random(name))
-    return SimulatedSource(name, rows, behaviour, max_concurrent_extracts=places, horizon=horizon)
+    return SimulatedSource(name, rows, behaviour, SourceLimits(places), horizon=horizon)
 
 
 def a_world(*bad: SimulatedSource, workers: int, seed: int = 0) -> World:
@@ -63,7 +63,7 @@ def until_at_most_one(*bad: SimulatedSource) -> timedelta:
     ends after three. The failure of a worker that was killed is noted when its lease is over, by the next sweep.
     Bad sources may take turns.
     """
-    greedy = [source for source in bad if source.max_concurrent_extracts > 1]
+    greedy = [source for source in bad if source.limits.max_concurrent_extracts > 1]
     return FAILURES_THAT_OPEN * len(greedy) * (HARD_TIME_LIMIT + LEASE + 2 * SWEEP_EVERY)
 
 

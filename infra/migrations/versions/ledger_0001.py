@@ -341,16 +341,25 @@ COMMENT ON COLUMN esclusa.mask_evidence.masked_value_count
 CREATE TABLE esclusa.source_guard (
     source text COLLATE "C" NOT NULL,
     max_concurrent_extracts integer NOT NULL,
+    rows_per_second integer,
+    deadline interval NOT NULL,
+    quiet_hours text[] NOT NULL,
     failures_in_a_row integer NOT NULL,
     open_until timestamptz,
     CONSTRAINT source_guard_key PRIMARY KEY (source),
     CONSTRAINT source_guard_numbers_make_sense
-        CHECK (max_concurrent_extracts >= 1 AND failures_in_a_row >= 0)
+        CHECK (max_concurrent_extracts >= 1 AND rows_per_second >= 1 AND failures_in_a_row >= 0)
 );
 COMMENT ON TABLE esclusa.source_guard
-    IS 'How many extract attempts a source may have at once, and whether it answers.';
+    IS 'What the fleet may take of a source, and whether it answers.';
 COMMENT ON COLUMN esclusa.source_guard.max_concurrent_extracts
     IS 'Of the whole fleet; as the source file says.';
+COMMENT ON COLUMN esclusa.source_guard.rows_per_second
+    IS 'Of the whole fleet; as the source file says.';
+COMMENT ON COLUMN esclusa.source_guard.deadline
+    IS 'The reading of one batch takes no longer.';
+COMMENT ON COLUMN esclusa.source_guard.quiet_hours
+    IS 'No batch begins in these; spelled as in the source file.';
 COMMENT ON COLUMN esclusa.source_guard.failures_in_a_row
     IS 'Extract attempts that failed or died since the last that did not.';
 COMMENT ON COLUMN esclusa.source_guard.open_until

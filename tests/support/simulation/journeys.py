@@ -12,6 +12,7 @@ from support.simulation.world import FEW_ATTEMPTS, World
 
 from shared.domain.batches import BatchState
 from shared.domain.files import Area, FileStatus
+from shared.domain.sources import SourceLimits
 from shared.ports import QueueName
 
 #: A journey makes a world, lets it be hit as told, and brings it to rest.
@@ -36,7 +37,7 @@ def failing_source(decide: Decide | None = None) -> World:
     source = SimulatedSource(
         "simulated",
         rows_of_a_morning(random.Random(2)),
-        max_concurrent_extracts=1,
+        limits=SourceLimits(1),
         has_snapshot=True,
         failures_left=4,
         refusals_left=2,
@@ -72,7 +73,7 @@ def lost_and_altered(decide: Decide | None = None) -> World:
 def told_to_stop(decide: Decide | None = None) -> World:
     """Workers are told to stop while they read a source with one place: their batches are free at once."""
     source = SimulatedSource(
-        "simulated", rows_of_a_morning(random.Random(4)), max_concurrent_extracts=1, interruptions_left=3
+        "simulated", rows_of_a_morning(random.Random(4)), limits=SourceLimits(1), interruptions_left=3
     )
     world = World(4, sources=[source], decide=decide)
     world.disturbances_left = 0

@@ -25,7 +25,7 @@ from shared.domain.contracts import (
     TableContract,
 )
 from shared.domain.reasons import Reason
-from shared.domain.sources import DEFAULT_MAX_CONCURRENT_EXTRACTS
+from shared.domain.sources import SourceLimits
 from shared.domain.windows import Schedule, Window
 from shared.errors import Interrupted, Refused, SourceUnavailable
 
@@ -78,7 +78,7 @@ class SimulatedSource:
     name: str
     rows: list[Row]
     behaviour: Behaviour = Behaviour.SOUND
-    max_concurrent_extracts: int = DEFAULT_MAX_CONCURRENT_EXTRACTS
+    limits: SourceLimits = field(default_factory=SourceLimits)
     has_snapshot: bool = False
     #: So many of its next attempts fail, whatever it is else.
     failures_left: int = 0

@@ -142,7 +142,7 @@ class World:
         self.catalog = SimulatedCatalog(self)
         self.limits = StageLimits(lease=LEASE, retry=RetryPolicy(max_attempts))
         for source in self.sources:
-            self.set_places(source.name, source.max_concurrent_extracts)
+            self.set_places(source.name, source.limits.max_concurrent_extracts)
 
     # ---- side effects ------------------------------------------------------------------------------------------
 
@@ -503,7 +503,7 @@ class World:
         register_source(
             contracts,
             expected_by={contract.table: timedelta(hours=1) for contract in contracts},
-            max_concurrent_extracts=source.max_concurrent_extracts,
+            limits=source.limits,
             ledger=self.ledger,
         )
         self.secrets.resolve("env:SIMULATED_DSN")
@@ -597,10 +597,11 @@ class World:
 
     def set_places(self, source: str, max_concurrent_extracts: int) -> None:
         """Say how many extract attempts of a source may run at once from now on."""
-        self.source(source).max_concurrent_extracts = max_concurrent_extracts
+        sought = self.source(source)
+        sought.limits = replace(sought.limits, max_concurrent_extracts=max_concurrent_extracts)
         with self.transaction() as tx:
             guard = tx.source_guard(source)
-            tx.save_source_guard(replace(guard, max_concurrent_extracts=max_concurrent_extracts))
+            tx.save_source_guard(replace(guard, limits=sought.limits))
 
     def check_place(self, claimed: Attempt) -> None:
         """Check that an attempt that was claimed just now has a place at its source."""
@@ -611,7 +612,8 @@ class World:
             assert batch is not None
             running = tx.running_extract_count(batch.source)
             # Not what the file says: a planner that stood still may have recorded what it said before.
-            places = tx.source_guard(batch.source).max_concurrent_extracts
+            limits = tx.source_guard(batch.source).limits
+        places = limits.max_concurrent_extracts
         assert running <= places, (
             f"{running} extract attempts of {batch.source} run at once, in {places} places"
         )
