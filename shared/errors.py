@@ -17,7 +17,7 @@ EsclusaError
 └── SecretNotFound       a reference leads nowhere
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
@@ -36,13 +36,25 @@ class SourceNotFound(ConfigurationError):
 
 
 class Refused(EsclusaError):
-    """A batch is refused and set aside until somebody cures the cause. `evidence`: files left in `quarantine/`."""
+    """
+    A batch is refused and set aside until somebody cures the cause.
 
-    def __init__(self, reason: Reason, detail: str, *, evidence: Sequence[DataFile] = ()) -> None:
+    `evidence`: files left in `quarantine/`. `findings`: JSON values for programs, kept as the attempt's manifest.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        evidence: Sequence[DataFile] = (),
+        findings: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
         self.evidence = tuple(evidence)
+        self.findings = dict(findings or {})
 
 
 class Unavailable(EsclusaError):

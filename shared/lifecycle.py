@@ -277,13 +277,25 @@ def fail_attempt(
 
 
 def refuse_attempt(
-    tx: LedgerTransaction, attempt: Attempt, *, reason: Reason, detail: str, files: Sequence[DataFile] = ()
+    tx: LedgerTransaction,
+    attempt: Attempt,
+    *,
+    reason: Reason,
+    detail: str,
+    files: Sequence[DataFile] = (),
+    findings: Mapping[str, object] | None = None,
 ) -> Batch:
-    """Quarantine the batch of an attempt. `files` are evidence that the attempt left in `quarantine/`."""
+    """
+    Quarantine the batch of an attempt.
+
+    `files` are evidence that the attempt left in `quarantine/`; `findings`, JSON values, become its manifest.
+    """
     batch, current = _speaking(tx, attempt)
     now = tx.now()
     for file in files:
         tx.insert_file(replace(file, recorded_at=now))
+    if findings:
+        tx.insert_manifest(batch.id, attempt.stage, attempt.number, findings)
     tx.save_attempt(replace(current, state=AttemptState.FAILED, ended_at=now, reason=reason, detail=detail))
     batch = _move(
         tx, replace(batch, detail=detail), BatchState.QUARANTINED, actor=_speaker(attempt), reason=reason

@@ -134,7 +134,12 @@ def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
     try:
         with ledger.transaction() as tx:
             lifecycle.refuse_attempt(
-                tx, attempt, reason=refusal.reason, detail=refusal.detail, files=refusal.evidence
+                tx,
+                attempt,
+                reason=refusal.reason,
+                detail=refusal.detail,
+                files=refusal.evidence,
+                findings=refusal.findings,
             )
     except LostLease:
         return Outcome.LOST_LEASE
