@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
-from shared.catalog.document import Document, read_document
+from shared.catalog.document import Document, parse_document, read_document
 from shared.catalog.filling import fill
 from shared.catalog.forms import (
     ColumnForm,
@@ -47,6 +47,7 @@ __all__ = [
     "SourceFilesInvalid",
     "json_schema",
     "load_sources",
+    "read_edited",
     "read_sources",
     "write_json_schema",
 ]
@@ -131,17 +132,25 @@ def read_sources(directory: Path) -> Catalog:
 
     For those who go on with the rest: a planner whose one source is being edited.
     """
-    sources: list[Source] = []
     problems: list[Problem] = []
-    warnings: list[Problem] = []
-    for file in _source_files(directory, problems):
-        document = read_document(file)
-        source = _read_source(file, document) if document.content else None
-        if source:
-            sources.append(source)
-        problems += sorted(document.problems, key=lambda problem: problem.line)
-        warnings += document.warnings
-    return Catalog(directory, tuple(sources), tuple(problems), tuple(warnings))
+    read = [_read_document_of(file, read_document(file)) for file in _source_files(directory, problems)]
+    return Catalog(
+        directory,
+        tuple(source for catalog in read for source in catalog.sources),
+        (*problems, *(problem for catalog in read for problem in catalog.problems)),
+        tuple(warning for catalog in read for warning in catalog.warnings),
+    )
+
+
+def read_edited(file: Path, text: str) -> Catalog:
+    """Read a text as if it stood in a source file: what would become of an edit."""
+    return _read_document_of(file, parse_document(text, file=str(file)))
+
+
+def _read_document_of(file: Path, document: Document) -> Catalog:
+    source = _read_source(file, document) if document.content else None
+    problems = sorted(document.problems, key=lambda problem: problem.line)
+    return Catalog(file.parent, (source,) if source else (), tuple(problems), tuple(document.warnings))
 
 
 def _source_files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
