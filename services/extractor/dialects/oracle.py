@@ -11,7 +11,7 @@ Sources: "SQL Language Reference" 19c (data types, format models, SET TRANSACTIO
 import re
 from collections.abc import Sequence
 
-from services.extractor.dialects import Carriage, DialectName, Fate, Statement
+from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -153,6 +153,11 @@ class OracleDialect:
 
     # ---- a session, and one snapshot in it ---------------------------------------------------------------------
 
+    @property
+    def begins_by_statement(self) -> bool:
+        """No: a transaction begins by itself, so the driver must not commit each statement."""
+        return False
+
     def session_settings(
         self,
         *,
@@ -245,7 +250,7 @@ class OracleDialect:
         """Return nothing: no moment of Oracle lies outside all windows."""
         return ""
 
-    def record_of(self, texts: Sequence[str]) -> str | None:  # noqa: ARG002 — a VARCHAR2 ends at 4,000 bytes
+    def record_of(self, fields: Sequence[CsvField]) -> str | None:  # noqa: ARG002 — a VARCHAR2 ends at 4,000 bytes
         """Return None: columns are selected one by one."""
         return None
 

@@ -8,7 +8,7 @@ Sources, all of the Transact-SQL reference: "CAST and CONVERT" (styles), "Data t
 import re
 from collections.abc import Sequence
 
-from services.extractor.dialects import Carriage, DialectName, Fate, Statement
+from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -178,6 +178,11 @@ class SqlServerDialect:
 
     # ---- a session, and one snapshot in it ---------------------------------------------------------------------
 
+    @property
+    def begins_by_statement(self) -> bool:
+        """Yes: BEGIN TRANSACTION."""
+        return True
+
     def session_settings(
         self,
         *,
@@ -303,7 +308,7 @@ class SqlServerDialect:
         """Return nothing: no moment of SQL Server lies outside all windows."""
         return ""
 
-    def record_of(self, texts: Sequence[str]) -> str | None:  # noqa: ARG002 — as columns
+    def record_of(self, fields: Sequence[CsvField]) -> str | None:  # noqa: ARG002 — as columns
         """Return None: columns are selected one by one."""
         return None
 
