@@ -66,7 +66,7 @@ def worker_statements(
     references = [ledger_dsn]
     if worker == "extractor":
         for origin in origins:
-            references += [origin.mask_key, *origin.connection.values()]
+            references += [*origin.mask_keys.values(), *origin.connection.values()]
     elif worker == "publisher":
         references.append(warehouse_dsn)
     own = [*_secrets(references), _send(prefix), _consume(prefix, queue)]

@@ -13,7 +13,7 @@ import polars as pl
 from reconciliation.settled import Timeline
 from services.processor.checksum import fingerprint
 from services.processor.decode import position_name
-from shared.domain.contracts import Column, ColumnType, DeleteMode, MaskKind, TableContract
+from shared.domain.contracts import Column, ColumnType, DeleteMode, TableContract
 
 #: What a row is reduced to. `key` and `row` are fingerprints, `window` a number of the timeline, `version` the cursor
 #: in microseconds, `order` tells versions of equal cursors apart: the larger is the newer.
@@ -110,7 +110,7 @@ def common_shape(contract: TableContract, others: Sequence[TableContract]) -> Sh
                     f"the contracts of its batches differ in their {what}: a row has no one meaning in them"
                 )
     alike = [
-        column for column in contract.output_columns if all(_has(other, column, contract) for other in others)
+        column for column in contract.output_columns if all(_has(other, column) for other in others)
     ]
     names = {column.name for column in alike}
     needed = {*contract.key, _cursor_column(contract), contract.deletes.column} - {"", None}
@@ -120,12 +120,11 @@ def common_shape(contract: TableContract, others: Sequence[TableContract]) -> Sh
     return Shape(replace(contract, columns=tuple(alike)), left_out)
 
 
-def _has(other: TableContract, column: Column, contract: TableContract) -> bool:
+def _has(other: TableContract, column: Column) -> bool:
     """Whether values of a column are the same under another contract."""
     return any(
         found.name == column.name
         and (found.output_type, found.mask, found.path) == (column.output_type, column.mask, column.path)
-        and (column.mask.kind is not MaskKind.HMAC or other.origin.mask_key_id == contract.origin.mask_key_id)
         for found in other.output_columns
     )
 

@@ -185,7 +185,7 @@ def describe(
         "schema_fingerprint": snapshot.fingerprint,
         "dialect": dict(DIALECT),
         "header": [column.name for column in contract.output_columns],
-        "columns": [_describe_column(column, contract) for column in contract.output_columns],
+        "columns": [_describe_column(column) for column in contract.output_columns],
         "withheld": [
             *({"name": column.name, "mask": str(column.mask.kind), "is_new": False} for column in withheld),
             *(
@@ -209,7 +209,7 @@ def collect_evidence(
             attempt=attempt,
             column=column.name,
             mask=column.mask.kind,
-            key_id=_key_id(column, contract),
+            key_id=column.mask.key_id,
             masked_value_count=masked_value_counts.get(column.name, 0),
         )
         for column in contract.columns
@@ -232,14 +232,14 @@ def _describe_window(assignment: Assignment) -> dict[str, object]:
     }
 
 
-def _describe_column(column: Column, contract: TableContract) -> dict[str, object]:
+def _describe_column(column: Column) -> dict[str, object]:
     return {
         "name": column.name,
         "type": str(column.output_type),
         "source_type": column.source_type,
         "nullable": column.nullable,
         "mask": str(column.mask.kind),
-        "key_id": _key_id(column, contract),
+        "key_id": column.mask.key_id,
     }
 
 
@@ -250,7 +250,3 @@ def _describe_file(file: DataFile) -> dict[str, object]:
         "file_size_in_bytes": file.file_size_in_bytes,
         "sha256": file.sha256,
     }
-
-
-def _key_id(column: Column, contract: TableContract) -> str:
-    return contract.origin.mask_key_id if column.mask.kind is MaskKind.HMAC else ""

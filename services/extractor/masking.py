@@ -7,18 +7,33 @@ comes out byte for byte as it went in. The key is used here and nowhere else: it
 A pseudonym is `HMAC-SHA-256(key, domain ‖ 0x00 ‖ normalised value)` in lower-case hexadecimal: equal for equal
 values of one domain under one key, and nothing to those without the key, who could otherwise try every phone
 number there is.
+
+Dates and numbers that are made coarse keep their type. One that cannot be read for certain leaves as `[redacted]`,
+which is no date and no number: the processor rejects and counts its row.
 """
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 
 import polars as pl
 import polars_hash  # noqa: F401 (adds the namespace `chash` to expressions)
 
 from services.extractor.readers import Chunk
 from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR, header_line
-from shared.domain.contracts import Column, Mask, MaskKind, Normalization, TableContract
+from shared.domain.contracts import (
+    MAX_DECIMAL_PRECISION,
+    Column,
+    ColumnKind,
+    ColumnType,
+    Mask,
+    MaskKind,
+    Normalization,
+    TableContract,
+    Truncation,
+)
 from shared.domain.reasons import Reason
 from shared.errors import Refused, SecretNotFound
 from shared.ports import SecretStore
@@ -30,6 +45,23 @@ _OTHER_DIGIT = r"[\p{Nd}--[0-9]]"
 
 #: NIST SP 800-107 wants keys of HMAC no shorter than the strength they are to give.
 MIN_KEY_BYTES = 16
+
+# Narrower than what Polars takes: it reads second 60 as the next minute, and 00123 as 123.
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?"
+_OFFSET = r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
+_NUMBER = r"^-?(?:0|[1-9][0-9]*)"
+
+_TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
+
+#: What is left of a moment, as a format.
+_KEPT_OF_MOMENT = {
+    Truncation.YEAR: "%Y-01-01 00:00:00",
+    Truncation.MONTH: "%Y-%m-01 00:00:00",
+    Truncation.DAY: "%Y-%m-%d 00:00:00",
+    Truncation.HOUR: "%Y-%m-%d %H:00:00",
+}
+_KEPT_OF_DATE = {Truncation.YEAR: "%Y-01-01", Truncation.MONTH: "%Y-%m-01"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +75,26 @@ class MaskedChunk:
 class Masking:
     """The masks of a table, ready for any number of chunks."""
 
-    def __init__(self, columns: Sequence[Column], *, key: str) -> None:
+    def __init__(self, columns: Sequence[Column], *, keys: Mapping[str, str]) -> None:
+        """`columns`: of the files, in their order. `keys`: the keys of pseudonyms by id, all that the columns name."""
         # By position: names come from the source, and Polars is told nothing it could take for more.
-        self._positions = [f"c{position}" for position in range(len(columns))]
-        self._header = header_line(self._positions)
+        read = [column for column in columns if not column.made_from]
+        self._positions = {column.name: f"c{position}" for position, column in enumerate(read)}
+        self._header = header_line(self._positions.values())
         self._masked = {
-            position: column
-            for position, column in zip(self._positions, columns, strict=True)
+            column.name: self._positions[column.made_from or column.name]
+            for column in columns
             if column.mask.changes_values
         }
         self._expressions = [
-            masked_value(pl.col(position), column.mask, key=key).alias(position)
-            for position, column in self._masked.items()
+            self._leaving(column, keys=keys).alias(str(number)) for number, column in enumerate(columns)
         ]
+
+    def _leaving(self, column: Column, *, keys: Mapping[str, str]) -> pl.Expr:
+        value = pl.col(self._positions[column.made_from or column.name])
+        if not column.mask.changes_values:
+            return value
+        return masked_value(value, column.mask, type_=column.type, key=keys.get(column.mask.key_id, ""))
 
     @property
     def changes_anything(self) -> bool:
@@ -73,10 +112,9 @@ class Masking:
             return MaskedChunk(chunk, {})
         frame = self._parse(chunk)
         counts = {
-            column.name: frame.height - frame[position].null_count()
-            for position, column in self._masked.items()
+            name: frame.height - frame[position].null_count() for name, position in self._masked.items()
         }
-        frame = frame.with_columns(self._expressions)
+        frame = frame.select(self._expressions)
         return MaskedChunk(Chunk(_render(frame), chunk.record_count), counts)
 
     def _parse(self, chunk: Chunk) -> pl.DataFrame:
@@ -85,7 +123,7 @@ class Masking:
         try:
             frame = pl.read_csv(
                 document,
-                schema=dict.fromkeys(self._positions, pl.String),
+                schema=dict.fromkeys(self._positions.values(), pl.String),
                 has_header=True,
                 separator=DELIMITER,
                 quote_char=QUOTE,
@@ -107,37 +145,40 @@ class Masking:
 
 def prepare_masking(contract: TableContract, *, secrets: SecretStore) -> Masking:
     """
-    Return the masks of a contract with their key.
+    Return the masks of a contract with their keys.
 
     Raises:
-        Refused: if a column needs the key and it cannot be had, or is too short to protect anything.
+        Refused: if a column needs a key and it cannot be had, or is too short to protect anything.
         Unavailable: if the store of secrets does not answer.
     """
     columns = contract.output_columns
-    needs_key = any(column.mask.kind is MaskKind.HMAC for column in columns)
-    return Masking(columns, key=_read_key(contract, secrets) if needs_key else "")
+    key_ids = {column.mask.key_id for column in columns if column.mask.kind is MaskKind.HMAC}
+    keys = {key_id: _read_key(key_id, contract, secrets) for key_id in sorted(key_ids)}
+    return Masking(columns, keys=keys)
 
 
-def _read_key(contract: TableContract, secrets: SecretStore) -> str:
+def _read_key(key_id: str, contract: TableContract, secrets: SecretStore) -> str:
     place = f"source {contract.source!r}, table {contract.table!r}"
-    if not contract.origin.mask_key:
+    reference = contract.origin.mask_keys.get(key_id)
+    if not reference:
         raise Refused(
-            Reason.MASK_KEY_MISSING, f"{place}: a column is masked by hmac, but no mask_key is named"
+            Reason.MASK_KEY_MISSING,
+            f"{place}: a column is masked by hmac under key {key_id!r}, but no key of that id is named",
         )
     try:
-        key = secrets.resolve(contract.origin.mask_key)
+        key = secrets.resolve(reference)
     except SecretNotFound as error:
         raise Refused(Reason.MASK_KEY_MISSING, f"{place}: {error}") from error
     if len(key.encode()) < MIN_KEY_BYTES:
         raise Refused(
             Reason.MASK_KEY_MISSING,
-            f"{place}: the key at {contract.origin.mask_key} should have at least {MIN_KEY_BYTES} bytes; "
+            f"{place}: the key at {reference} should have at least {MIN_KEY_BYTES} bytes; "
             "a shorter one can be guessed",
         )
     return key
 
 
-def masked_value(value: pl.Expr, mask: Mask, *, key: str) -> pl.Expr:
+def masked_value(value: pl.Expr, mask: Mask, *, type_: ColumnType, key: str) -> pl.Expr:
     """Return what leaves in place of a value. NULL stays NULL under every mask."""
     match mask.kind:
         case MaskKind.HMAC:
@@ -148,8 +189,11 @@ def masked_value(value: pl.Expr, mask: Mask, *, key: str) -> pl.Expr:
             return _in_place_of(value, mask.constant)
         case MaskKind.LAST4:
             return last_four(value)
-        case MaskKind.KEEP | MaskKind.DROP | MaskKind.WITHHOLD:
-            raise ValueError(f"the mask {mask.kind} puts nothing in place of a value")
+        case MaskKind.TRUNCATE if mask.truncation:
+            return _or_redacted(truncated(value, mask.truncation, type_=type_), value)
+        case MaskKind.BUCKET if mask.step:
+            return _or_redacted(bucket(value, mask.step, type_=type_), value)
+    raise ValueError(f"the mask {mask} puts nothing in place of a value")
 
 
 def pseudonym(value: pl.Expr, mask: Mask, *, key: str) -> pl.Expr:
@@ -193,6 +237,62 @@ def last_four(value: pl.Expr) -> pl.Expr:
         .otherwise(_in_place_of(value, ""))
     )
     return clear.str.pad_start(length, "*")
+
+
+def truncated(value: pl.Expr, truncation: Truncation, *, type_: ColumnType) -> pl.Expr:
+    """
+    Return the first day or instant of the year, month, day or hour a value lies in, of a moment in UTC.
+
+    NULL for what is no date or moment of the years 1 to 9999; the processor takes no others either.
+    """
+    match type_.kind:
+        case ColumnKind.DATE:
+            dates = _matching(value, _DATE).str.to_date("%Y-%m-%d", strict=False)
+            return _from_year_1(dates).dt.strftime(_KEPT_OF_DATE[truncation])
+        case ColumnKind.TIMESTAMP:
+            times = _parsed_time(_matching(value, _TIME + "$"), _TIME_FORMAT)
+            return _from_year_1(times).dt.strftime(_KEPT_OF_MOMENT[truncation])
+        case ColumnKind.TIMESTAMPTZ:
+            moments = _parsed_time(_matching(value, _TIME + _OFFSET + "$"), _TIME_FORMAT + "%#z")
+            kept = _from_year_1(moments.dt.replace_time_zone(None))
+            return kept.dt.strftime(_KEPT_OF_MOMENT[truncation] + "+00")
+    raise ValueError(f"values of type {type_} cannot be truncated")
+
+
+def bucket(value: pl.Expr, step: Decimal, *, type_: ColumnType) -> pl.Expr:
+    """
+    Return the largest multiple of a step that is not above a number: -3 in steps of 10 is -10.
+
+    Exact, in integers of 128 bits. NULL for what is no number, or has more digits than its type.
+    """
+    scale = type_.scale or 0
+    fraction = rf"(?:\.[0-9]{{1,{scale}}}0*)?" if scale else ""
+    number = _matching(value, f"{_NUMBER}{fraction}$")
+    units = number.cast(pl.Decimal(MAX_DECIMAL_PRECISION, scale), strict=False).to_physical()
+    step_in_units = pl.lit(int(Fraction(step) * 10**scale), dtype=pl.Int128)
+    floor = units // step_in_units * step_in_units
+    digits = floor.abs().cast(pl.String)
+    if scale:
+        digits = digits.str.pad_start(scale + 1, "0")
+        digits = digits.str.head(-scale) + "." + digits.str.tail(scale)
+    return pl.when(floor < 0).then("-" + digits).otherwise(digits)
+
+
+def _matching(value: pl.Expr, pattern: str) -> pl.Expr:
+    return pl.when(value.str.contains(pattern)).then(value)
+
+
+def _parsed_time(value: pl.Expr, time_format: str) -> pl.Expr:
+    separated = value.str.replace("T", " ", literal=True)
+    return separated.str.to_datetime(time_format, time_unit="us", strict=False)
+
+
+def _from_year_1(times: pl.Expr) -> pl.Expr:
+    return pl.when(times.dt.year().is_between(1, 9999)).then(times)
+
+
+def _or_redacted(coarse: pl.Expr, value: pl.Expr) -> pl.Expr:
+    return coarse.fill_null(_in_place_of(value, REDACTED))
 
 
 def _in_place_of(value: pl.Expr, text: str) -> pl.Expr:

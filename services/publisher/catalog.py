@@ -176,10 +176,10 @@ def describe_column(column: Column) -> str:
     """Return what a reader has to know of a column's values; empty if they are what they seem."""
     parts = []
     if column.mask.changes_values:
-        parts.append(f"{_MASKED}{column.mask.kind}")
-    elif column.type.kind is ColumnKind.TIMESTAMPTZ:
+        parts.append(f"{_MASKED}{column.mask}")
+    if column.output_type.kind is ColumnKind.TIMESTAMPTZ:
         parts.append("UTC")
-    elif column.type.kind is ColumnKind.JSON:
+    elif column.output_type.kind is ColumnKind.JSON:
         parts.append("JSON as text")
     return "; ".join(parts)
 

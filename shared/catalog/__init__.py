@@ -78,7 +78,7 @@ class Source:
         origin = self.tables[0].origin
         names = ("dsn", "base_url", "token")
         found = [origin.connection[name] for name in names if name in origin.connection]
-        return [*found, origin.mask_key] if origin.mask_key else found
+        return [*found, *origin.mask_keys.values()]
 
 
 @dataclass(frozen=True, slots=True)

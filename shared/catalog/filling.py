@@ -13,7 +13,7 @@ from shared.catalog.problems import FieldPath, shown, suggestion
 F = TypeVar("F", bound=Form)
 
 #: Values under these keys may be secrets that stand in the wrong place. They are never told.
-_SECRET_FIELDS = {"connection", "mask_key"}
+_SECRET_FIELDS = {"connection", "mask_key", "previous_mask_key"}
 
 _EXPECTED = {
     "missing": "a value",

@@ -8,6 +8,7 @@ each other is in `rules`.
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,7 +27,16 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_before_validator_function
 
-from shared.domain.contracts import STRING, ColumnType, MaskKind, Normalization, PublishMode, Target
+from shared.domain.contracts import (
+    STRING,
+    ColumnType,
+    Content,
+    MaskKind,
+    Normalization,
+    PublishMode,
+    Target,
+    Truncation,
+)
 from shared.domain.quiet_hours import QuietHours
 from shared.secrets.reference import parse_reference
 
@@ -246,7 +256,7 @@ class MaskWord(StrEnum):
 
 
 class MaskForm(Form):
-    """What happens to a column: one word, or `{hmac: …}`, or `{constant: …}`."""
+    """What happens to a column: one word, or `{hmac: …}`, `{constant: …}`, `{truncate: …}`, `{bucket: …}`."""
 
     word: MaskWord | None = None
     hmac: HmacForm | None = None
@@ -255,18 +265,40 @@ class MaskForm(Form):
     @model_validator(mode="before")
     @classmethod
     def _take_short_form(cls, value: object) -> object:
-        if isinstance(value, str):
-            if value in set(MaskWord):
-                return {"word": value}
-            raise _mistake(f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, or {{constant: …}}")
-        if isinstance(value, dict) and len(value) == 1 and (value.keys() <= {"hmac", "constant"}):
+        if isinstance(value, str) and value in set(MaskWord):
+            return {"word": value}
+        if isinstance(value, dict) and len(value) == 1 and (value.keys() <= set(_MASKS_WITH_PARAMETERS)):
             (parameters,) = value.values()
             if parameters is not None:
                 return value
-        raise _mistake(f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, or {{constant: …}}")
+        raise _mistake(_EXPECTED_MASK)
+
+    @property
+    def kind(self) -> MaskKind:
+        """Which mask it is."""
+        if self.word:
+            return MaskKind(self.word)
+        return next(MaskKind(name) for name in _MASKS_WITH_PARAMETERS if getattr(self, name) is not None)
 
     @classmethod
     def __get_pydantic_json_schema__(
+    key_id: KeyId | None = Field(
+        None, description="Under this key only, also while keys are rotated. By default under mask_key."
+    )
+
+
+_STEP = re.compile(r"(?=.*[1-9])(?:0|[1-9][0-9]{0,37})(?:\.[0-9]{1,38})?")
+
+
+def _parse_step(value: object) -> Decimal:
+    if not isinstance(value, str) or not _STEP.fullmatch(value):
+        raise _mistake("a number above 0, such as 10 or 0.5")
+    return Decimal(value)
+
+
+Step = Annotated[
+    Decimal, BeforeValidator(_parse_step), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         form = handler.resolve_ref_schema(handler(schema))
@@ -274,21 +306,34 @@ class MaskForm(Form):
         objects = [
             {
                 "type": "object",
-                "properties": {name: next(o for o in properties[name]["anyOf"] if o.get("type") != "null")},
+                "properties": {name: _without_null(form["properties"][name])},
                 "required": [name],
                 "additionalProperties": False,
             }
-            for name in properties
+            for name in _MASKS_WITH_PARAMETERS
+_MASKS_WITH_PARAMETERS = ("hmac", "constant", "truncate", "bucket")
+_EXPECTED_MASK = (
+    f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, {{constant: …}}, {{truncate: …}}, {{bucket: …}}"
+)
+
+
         ]
         form.clear()
         return {"anyOf": [{"enum": list(MaskWord)}, *objects], "description": cls.__doc__}
 
 
 class ColumnForm(Form):
+    truncate: Truncation | None = Field(
+        None, description="Of a date or moment only this much leaves; the type stays."
+    )
+    bucket: Step | None = Field(
+        None, description="A number leaves as the next multiple of this that is not above it; the type stays."
+    )
     """A column of a PostgreSQL table."""
 
     type: ColumnTypeText = Field(
-        default_factory=lambda: STRING, description="The type in the files. Masked columns leave as strings."
+        default_factory=lambda: STRING,
+        description="The type of the values. Masked columns leave as strings, but for truncate and bucket.",
     )
     source_type: str = Field("", max_length=500, description="The source's own word for the type.")
     nullable: bool = Field(True, description="Whether the source may have NULL here.")
@@ -317,6 +362,11 @@ class CursorForm(Form):
     timezone: Literal["UTC"] | None = Field(
         None, description="Of a cursor without a zone. Only UTC: let a view convert others."
     )
+def _without_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    (given,) = (option for option in schema["anyOf"] if option.get("type") != "null")
+    return {**given, **{name: schema[name] for name in ("description",) if name in schema}}
+
+
 
 
 class DeletesForm(Form):
@@ -325,6 +375,10 @@ class DeletesForm(Form):
     soft: Name
 
 
+    content: Content = Field(
+        Content.VALUE,
+        description="free_text: what people wrote. It is dropped, withheld, redacted or constant.",
+    )
 class PublishForm(Form):
     """What a batch does to the table that analysts see."""
 
@@ -505,7 +559,7 @@ class SourceForm(Form):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Equal to the file's name.")
     mask_key: Reference | None = Field(None, description="Where the key of the pseudonyms is kept.")
-    mask_key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = Field(
+    mask_key_id: KeyId | None = Field(
         None, description="Recorded beside each pseudonymised column, never secret."
     )
     schedule: ScheduleForm = ScheduleForm()
@@ -546,6 +600,13 @@ class WholePostgresTable(PostgresTableForm):
 class WholePostgresSource(PostgresSourceForm):
     """A PostgreSQL database."""
 
+    previous_mask_key: Reference | None = Field(
+        None,
+        description="The key before, while keys are rotated: pseudonyms under it are written beside the new ones.",
+    )
+    previous_mask_key_id: KeyId | None = Field(
+        None, description="Its id; columns under it are called by their name, two underscores and this."
+    )
     tables: dict[str, WholePostgresTable] = Field(min_length=1)
 
 

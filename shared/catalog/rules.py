@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 from shared.catalog.document import Document
 from shared.catalog.forms import (
+    MAX_NAME_SIZE_IN_BYTES,
     ColumnForm,
     MaskForm,
     MaskWord,
@@ -18,8 +21,24 @@ from shared.catalog.forms import (
     ScheduleForm,
 )
 from shared.catalog.problems import FieldPath, shown, suggestion
-from shared.catalog.translation import DEFAULT_SCHEDULE, expected_by
-from shared.domain.contracts import ColumnKind, Normalization, PublishMode
+from shared.catalog.translation import (
+    DEFAULT_SCHEDULE,
+    expected_by,
+    has_previous_pseudonym,
+    name_of_previous_pseudonym,
+)
+from shared.domain.contracts import (
+    COUNTING_KINDS,
+    CURSOR_KINDS,
+    MASKS_OF_FREE_TEXT,
+    MOMENT_KINDS,
+    ColumnKind,
+    ColumnType,
+    Content,
+    Normalization,
+    PublishMode,
+    Truncation,
+)
 from shared.domain.quiet_hours import leaves_time
 
 
@@ -57,7 +76,7 @@ def check_source(
 ) -> None:
     """Report whatever of a source does not fit together."""
     drafts = list(tables)
-    _check_mask_key(source, wrong, drafts, document)
+    _check_mask_keys(source, wrong, drafts, document)
     _check_collisions([draft.name for draft in drafts], ("tables",), "table names", document)
     _check_schedule(source.schedule, ScheduleForm(), ("schedule",), document)
     _check_quiet_hours(source, wrong, document)
@@ -98,28 +117,103 @@ def _check_quiet_hours(
 # ---- masks -------------------------------------------------------------------------------------------------
 
 
-def _check_mask_key(
+_MASK_KEY_FIELDS = frozenset({"mask_key", "mask_key_id", "previous_mask_key", "previous_mask_key_id"})
+
+
+def _check_mask_keys(
     source: PostgresSourceForm | RestSourceForm,
     wrong: frozenset[str],
     drafts: list[TableDraft],
     document: Document,
 ) -> None:
-    if {"mask_key", "mask_key_id"} & wrong:
+    if _MASK_KEY_FIELDS & wrong:
         return
-    if source.mask_key and not source.mask_key_id:
-        document.report(("mask_key_id",), expected="the id under which mask_key is recorded", found="nothing")
-    elif source.mask_key_id and not source.mask_key:
-        document.report(("mask_key",), expected="the reference to the key of that id", found="nothing")
-    elif not source.mask_key:
+    for name in ("mask_key", "previous_mask_key"):
+        reference, key_id = getattr(source, name), getattr(source, f"{name}_id")
+        if reference and not key_id:
+            document.report(
+                (f"{name}_id",), expected=f"the id under which {name} is recorded", found="nothing"
+            )
+        elif key_id and not reference:
+            document.report((name,), expected="the reference to the key of that id", found="nothing")
+    if source.previous_mask_key_id and not source.mask_key_id:
+        document.report(
+            ("mask_key",), expected="the key after previous_mask_key, and its mask_key_id", found="nothing"
+        )
+    elif source.mask_key_id and source.mask_key_id == source.previous_mask_key_id:
+        document.report(
+            ("previous_mask_key_id",), expected="another id than mask_key_id", found=shown(source.mask_key_id)
+        )
+    pseudonyms = [
+        (draft, name)
+        for draft in drafts
+        for name, column in draft.columns.items()
+        if column and column.mask and column.mask.hmac
+    ]
+    if not (source.mask_key or source.mask_key_id):
+        for draft, name in pseudonyms[:1]:
+            document.report(
+                (*draft.path, "columns", name, "mask"),
+                expected="mask_key and mask_key_id in the source, since the mask is hmac",
+                found="neither",
+            )
+        return
+    for draft, name in pseudonyms:
+        _check_key_of_column(source, draft, name, document)
+    if source.previous_mask_key_id:
         for draft in drafts:
-            for name, column in draft.columns.items():
-                if column and column.mask and column.mask.hmac:
-                    document.report(
-                        (*draft.path, "columns", name, "mask"),
-                        expected="mask_key and mask_key_id in the source, since the mask is hmac",
-                        found="neither",
-                    )
-                    return
+            _check_previous_pseudonyms(draft, source.previous_mask_key_id, document)
+
+
+def _check_previous_pseudonyms(draft: TableDraft, key_id: str, document: Document) -> None:
+    """Report columns whose pseudonyms under the key before would need a name that cannot be had."""
+    taken = {name.casefold(): name for name in draft.columns}
+    for name, column in draft.columns.items():
+        if column is None or not has_previous_pseudonym(column):
+            continue
+        at: FieldPath = (*draft.path, "columns", name)
+        called = name_of_previous_pseudonym(name, key_id)
+        if called.casefold() in taken:
+            document.report(
+                at,
+                expected=f"no column {shown(called)}: that is where pseudonyms under the key before are written",
+                found=shown(taken[called.casefold()]),
+            )
+        if len(called.encode()) > MAX_NAME_SIZE_IN_BYTES:
+            document.report(
+                at,
+                expected=f"a name of which {shown(called)} has at most {MAX_NAME_SIZE_IN_BYTES} bytes, or key_id in its mask",
+                found="a longer one",
+            )
+
+
+def _check_key_of_column(
+    source: PostgresSourceForm | RestSourceForm, draft: TableDraft, name: str, document: Document
+) -> None:
+    """Report a pseudonym under a key that is none of the source's, or that would part the rows of its table."""
+    at: FieldPath = (*draft.path, "columns", name, "mask")
+    column = draft.columns[name]
+    key_id = column.mask.hmac.key_id if column and column.mask and column.mask.hmac else None
+    known = [known for known in (source.mask_key_id, source.previous_mask_key_id) if known]
+    if key_id is not None and key_id not in known:
+        document.report(
+            (*at, "hmac", "key_id"),
+            expected=f"the id of a key of the source, {' or '.join(known)}{suggestion(key_id, known)}",
+            found=shown(key_id),
+        )
+    elif source.previous_mask_key_id and key_id is None and name in merge_key(draft):
+        document.report(
+            at,
+            expected=f"key_id: {source.previous_mask_key_id} in the mask of a key column, since publish.mode is merge: "
+            "under a new key no row would find its older version",
+            found="no key_id while keys are rotated",
+        )
+
+
+def merge_key(draft: TableDraft) -> tuple[str, ...]:
+    """Return the columns by which a merge finds the older version of a row; none for other modes."""
+    is_merge = draft.sound("publish", "key") and draft.form.publish.mode is PublishMode.MERGE
+    return draft.form.key if is_merge else ()
 
 
 def _check_masks(draft: TableDraft, document: Document) -> None:
@@ -127,9 +221,11 @@ def _check_masks(draft: TableDraft, document: Document) -> None:
         if column and column.mask is None:
             document.warn(
                 (*draft.path, "columns", name),
-                expected="a mask (keep, drop, hmac, redact, last4, constant)",
+                expected="a mask (keep, drop, hmac, redact, last4, constant, truncate, bucket)",
                 found="none: the column is withheld until somebody decides",
             )
+        elif column and column.mask:
+            _check_fit(column, column.mask, (*draft.path, "columns", name, "mask"), document)
     leaving = [name for name, column in draft.columns.items() if column and leaves(column.mask)]
     if draft.columns and not leaving and all(draft.columns.values()):
         document.report(
@@ -138,6 +234,53 @@ def _check_masks(draft: TableDraft, document: Document) -> None:
             found="only withheld and dropped ones",
         )
     _check_collisions(leaving, (*draft.path, "columns"), "names of columns that leave", document)
+
+
+_UNITS_OF = {
+    ColumnKind.DATE: (Truncation.YEAR, Truncation.MONTH),
+    ColumnKind.TIMESTAMP: tuple(Truncation),
+    ColumnKind.TIMESTAMPTZ: tuple(Truncation),
+}
+_DIGITS_OF = {ColumnKind.INT16: 5, ColumnKind.INT32: 10, ColumnKind.INT64: 19}
+
+
+def _check_fit(column: ColumnForm, mask: MaskForm, at: FieldPath, document: Document) -> None:
+    """Report a mask that does not fit what the values are."""
+    if column.content is Content.FREE_TEXT and mask.kind not in MASKS_OF_FREE_TEXT:
+        document.report(
+            at,
+            expected="drop, withhold, redact or constant for free text: it may name anybody, a pseudonym of a whole text "
+            "joins nothing, and a piece of it is still clear",
+            found=str(mask.kind),
+        )
+    if mask.truncate:
+        units = _UNITS_OF.get(column.type.kind)
+        if units is None:
+            document.report(
+                at, expected="a column of type date, timestamp or timestamptz", found=f"type {column.type}"
+            )
+        elif mask.truncate not in units:
+            document.report(
+                at, expected=f"{' or '.join(units)} for a {column.type}", found=str(mask.truncate)
+            )
+    if mask.bucket:
+        _check_step(column.type, mask.bucket, at, document)
+
+
+def _check_step(type_: ColumnType, step: Decimal, at: FieldPath, document: Document) -> None:
+    digits, scale = type_.precision or _DIGITS_OF.get(type_.kind, 0), type_.scale or 0
+    units = Fraction(step) * 10**scale
+    if not digits:
+        document.report(
+            at, expected="a column of type int16, int32, int64 or decimal(p,s)", found=f"type {type_}"
+        )
+    # A tenth of what the type holds, so that the lowest bucket of a number can be counted in 128 bits.
+    elif units.denominator != 1 or units > 10 ** (digits - 1):
+        document.report(
+            at,
+            expected=f"a step of at most a tenth of what {type_} holds, with no more than {scale} digits behind the point",
+            found=f"{step:f}",
+        )
 
 
 def _check_collisions(names: Iterable[str], at: FieldPath, what: str, document: Document) -> None:
@@ -324,6 +467,4 @@ def _check_paging(options: RestOptionsForm, draft: TableDraft, document: Documen
 
 
 def _mask_text(mask: MaskForm | None) -> str:
-    if mask is None:
-        return "none"
-    return mask.word.value if mask.word else ("hmac" if mask.hmac else "constant")
+    return "none" if mask is None else str(mask.kind)

@@ -1,6 +1,7 @@
 """Forms into the domain: what a sound file says, as contracts, with the defaults of schedule and limits."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from shared.catalog.forms import (
@@ -49,7 +50,7 @@ def table_contract(
         origin=_origin(source),
         table=name,
         relation=(table.path,) if isinstance(table, RestTableForm) else table.relation,
-        columns=tuple(_column(column_name, column) for column_name, column in columns.items()),
+        columns=_columns(source, columns),
         key=table.key,
         cursor=_cursor(table),
         schedule=_schedule(table.schedule, source.schedule),
@@ -88,9 +89,16 @@ def _origin(source: PostgresSourceForm | RestSourceForm) -> Origin:
         source=source.name,
         kind=SourceKind(source.kind),
         connection=_texts(source.connection) | _texts(source.limits, without=_OPERATIONAL_LIMITS),
-        mask_key=source.mask_key or "",
-        mask_key_id=source.mask_key_id or "",
+        mask_keys=_mask_keys(source),
     )
+
+
+def _mask_keys(source: PostgresSourceForm | RestSourceForm) -> dict[str, str]:
+    given = {
+        source.mask_key_id: source.mask_key,
+        source.previous_mask_key_id: source.previous_mask_key,
+    }
+    return {key_id: reference for key_id, reference in given.items() if key_id and reference}
 
 
 def _texts(form: Form, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -99,33 +107,78 @@ def _texts(form: Form, *, without: frozenset[str] = frozenset()) -> dict[str, st
     return {name: str(value) for name, value in given.items()}
 
 
-def _column(name: str, form: ColumnForm) -> Column:
+def _columns(
+    source: PostgresSourceForm | RestSourceForm, forms: Mapping[str, ColumnForm]
+) -> tuple[Column, ...]:
+    """Return the columns; while keys are rotated, behind them those of the pseudonyms under the key before."""
+    columns = [_column(name, form, key_id=source.mask_key_id or "") for name, form in forms.items()]
+    if source.previous_mask_key_id:
+        columns += [
+            _previous_pseudonym(column, forms[column.name], key_id=source.previous_mask_key_id)
+            for column in columns
+            if has_previous_pseudonym(forms[column.name])
+        ]
+    return tuple(columns)
+
+
+def has_previous_pseudonym(form: ColumnForm) -> bool:
+    """Whether a column has pseudonyms under both keys while keys are rotated: it names none itself."""
+    return form.mask is not None and form.mask.hmac is not None and form.mask.hmac.key_id is None
+
+
+def name_of_previous_pseudonym(column: str, key_id: str) -> str:
+    """
+    Return the name of the column that has the pseudonyms under the key before.
+
+    >>> name_of_previous_pseudonym("email", "k1")
+    'email__k1'
+    """
+    return f"{column}__{key_id}"
+
+
+def _previous_pseudonym(column: Column, form: ColumnForm, *, key_id: str) -> Column:
+    return replace(
+        column,
+        name=name_of_previous_pseudonym(column.name, key_id),
+        mask=_mask(form.mask, key_id=key_id),
+        made_from=column.name,
+    )
+
+
+def _column(name: str, form: ColumnForm, *, key_id: str) -> Column:
     path = form.path if isinstance(form, RestColumnForm) else None
     return Column(
         name=name,
         type=form.type,
-        mask=_mask(form.mask),
+        mask=_mask(form.mask, key_id=key_id),
         nullable=form.nullable,
         source_type=form.source_type,
         path=path or "",
+        content=form.content,
     )
 
 
-def _mask(form: MaskForm | None) -> Mask:
+def _mask(form: MaskForm | None, *, key_id: str) -> Mask:
     """Return a mask; a column without one is withheld."""
     if form is None:
         return Mask(MaskKind.WITHHOLD)
     if form.hmac:
-        return Mask(MaskKind.HMAC, domain=form.hmac.domain, normalization=form.hmac.normalize)
-    if form.constant is not None:
-        return Mask(MaskKind.CONSTANT, constant=form.constant)
-    return Mask(MaskKind(form.word or MaskKind.WITHHOLD))
+        return Mask(
+            MaskKind.HMAC,
+            domain=form.hmac.domain,
+            normalization=form.hmac.normalize,
+            key_id=form.hmac.key_id or key_id,
+        )
+    return Mask(form.kind, constant=form.constant or "", truncation=form.truncate, step=form.bucket)
 
 
 def _cursor(table: PostgresTableForm | RestTableForm) -> Cursor | None:
     if table.cursor is None:
         return None
-    return Cursor(table.cursor.column, lag=table.cursor.lag, overlap=table.cursor.overlap)
+    column, lag, overlap = table.cursor.column, table.cursor.lag, table.cursor.overlap
+    if isinstance(overlap, int):
+        return Cursor(column, lag=lag, overlap=timedelta(0), overlap_count=overlap)
+    return Cursor(column, lag=lag, overlap=overlap)
 
 
 def _schedule(own: ScheduleForm, outer: ScheduleForm) -> Schedule:
@@ -133,6 +186,7 @@ def _schedule(own: ScheduleForm, outer: ScheduleForm) -> Schedule:
         every=own.every or outer.every or DEFAULT_SCHEDULE.every,
         max_window=own.max_window or outer.max_window or DEFAULT_SCHEDULE.max_window,
         catch_up_limit=own.catch_up_limit or outer.catch_up_limit or DEFAULT_SCHEDULE.catch_up_limit,
+        rows_per_part=own.rows_per_part or outer.rows_per_part or DEFAULT_SCHEDULE.rows_per_part,
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
@@ -94,6 +95,33 @@ class MaskKind(StrEnum):
     LAST4 = "last4"
     #: Every value leaves as one given text; NULL stays NULL.
     CONSTANT = "constant"
+    #: Of a date or moment only the year, month, day or hour leaves; the type stays.
+    TRUNCATE = "truncate"
+    #: A number leaves as the next multiple of a step that is not above it; the type stays.
+    BUCKET = "bucket"
+
+
+class Truncation(StrEnum):
+    """The smallest part of a date or moment (in UTC) that leaves; what is below becomes its first."""
+
+    YEAR = "year"
+    MONTH = "month"
+    DAY = "day"
+    HOUR = "hour"
+
+
+class Content(StrEnum):
+    """What the values of a column are, as far as it bears on masks."""
+
+    #: One thing each: a name, an address, a number.
+    VALUE = "value"
+    #: What people wrote: it may name anybody and say anything of them.
+    FREE_TEXT = "free_text"
+
+
+#: What may leave of free text. A pseudonym would stand for a whole letter and join nothing, and who can guess the letter
+#: proves it; the last four characters are a piece of it.
+MASKS_OF_FREE_TEXT = frozenset({MaskKind.DROP, MaskKind.WITHHOLD, MaskKind.REDACT, MaskKind.CONSTANT})
 
 
 class Normalization(StrEnum):
@@ -114,6 +142,11 @@ class Mask:
     domain: str = ""
     normalization: Normalization = Normalization.NONE
     constant: str = ""
+    #: The id of the key of a pseudonym.
+    key_id: str = ""
+    truncation: Truncation | None = None
+    #: The step of `bucket`.
+    step: Decimal | None = None
 
     @property
     def leaves(self) -> bool:
@@ -125,13 +158,34 @@ class Mask:
         """Whether values leave in another form than the source has them."""
         return self.leaves and self.kind is not MaskKind.KEEP
 
+    @property
+    def keeps_type(self) -> bool:
+        """Whether what leaves still has the type of the values."""
+        return self.kind in {MaskKind.KEEP, MaskKind.TRUNCATE, MaskKind.BUCKET}
+
+    def __str__(self) -> str:
+        """
+        Tell the mask as people read it; nothing in it is secret.
+
+        >>> str(Mask(MaskKind.HMAC, domain="email", key_id="k2"))
+        'hmac of email, key k2'
+        """
+        match self.kind:
+            case MaskKind.HMAC:
+                return f"{self.kind} of {self.domain}, key {self.key_id}"
+            case MaskKind.TRUNCATE:
+                return f"{self.kind} to {self.truncation}"
+            case MaskKind.BUCKET:
+                return f"{self.kind} of {self.step}"
+        return str(self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column as the contract freezes it."""
 
     name: str
-    #: What the values are; masked columns leave as strings whatever it is.
+    #: What the values are; under most masks they leave as strings whatever it is.
     type: ColumnType
     mask: Mask
     nullable: bool = True
@@ -139,6 +193,9 @@ class Column:
     source_type: str = ""
     #: For REST sources: where the value stands in a record, such as `properties.email`.
     path: str = ""
+    content: Content = Content.VALUE
+    #: The column whose values it is made of; empty for one that stands at the source under its own name.
+    made_from: str = ""
 
     @property
     def leaves(self) -> bool:
@@ -148,7 +205,7 @@ class Column:
     @property
     def output_type(self) -> ColumnType:
         """The type in the files."""
-        return STRING if self.mask.changes_values else self.type
+        return self.type if self.mask.keeps_type else STRING
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +294,8 @@ class Origin:
     kind: SourceKind
     #: Settings of the source's kind: `dsn` for PostgreSQL; `base_url`, `token` and limits for REST.
     connection: Mapping[str, str]
-    mask_key: str = ""
-    mask_key_id: str = ""
+    #: The keys of pseudonyms, by id: one, and while keys are rotated the one before too.
+    mask_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +348,21 @@ class ContractVersion:
     #: Of the contract's canonical JSON.
     sha256: str
     contract: TableContract
+    @property
+    def read_columns(self) -> tuple[Column, ...]:
+        """The columns that are read from the source, in their order. The others of the files are made from them."""
+        return tuple(column for column in self.output_columns if not column.made_from)
+
+    @property
+    def cursor_scale(self) -> CursorScale | None:
+        """What the values of the cursor are; None without one."""
+        if self.cursor is None:
+            return None
+        kind = self.column(self.cursor.column).type.kind
+        if kind in COUNTING_KINDS:
+            return CursorScale.COUNT
+        return CursorScale.DAY if kind is ColumnKind.DATE else CursorScale.MOMENT
+
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ def test_every_kind_of_column_has_the_type_that_its_parquet_has(lake):
     types = [type_ for _, type_, _ in lake.columns()]
     assert types == [*KINDS.values(), "string"]
     comments = {name: comment for name, _, comment in lake.columns() if comment}
-    assert comments == {"c10": "UTC", "c11": "JSON as text", "e-mail": "masked: hmac"}
+    assert comments == {"c10": "UTC", "c11": "JSON as text", "e-mail": "masked: hmac of customer, key k1"}
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_comments_say_what_is_masked_and_what_the_table_is(published):
     on_view = rows_of(published, "SELECT obj_description('shop.orders'::regclass, 'pg_class')")[0][0]
     on_base = rows_of(published, "SELECT obj_description('shop__base.orders'::regclass, 'pg_class')")[0][0]
 
-    assert comments["e-mail"] == "masked: hmac"
+    assert comments["e-mail"] == "masked: hmac of customer, key k1"
     assert on_view == "shop.orders: the newest version of each row; rows with gone are left out; contract 1"
     assert on_base == "base of " + on_view
 

@@ -29,9 +29,9 @@ from shared.stage import Assignment
 MASK_KEY = "a key of more than sixteen bytes"
 KEEP, DROP, WITHHOLD = Mask(MaskKind.KEEP), Mask(MaskKind.DROP), Mask(MaskKind.WITHHOLD)
 REDACT, LAST4 = Mask(MaskKind.REDACT), Mask(MaskKind.LAST4)
-HMAC = Mask(MaskKind.HMAC, domain="customer")
-HMAC_EMAIL = Mask(MaskKind.HMAC, domain="email", normalization=Normalization.EMAIL)
-HMAC_PHONE = Mask(MaskKind.HMAC, domain="phone", normalization=Normalization.PHONE)
+HMAC = Mask(MaskKind.HMAC, domain="customer", key_id="k1")
+HMAC_EMAIL = Mask(MaskKind.HMAC, domain="email", normalization=Normalization.EMAIL, key_id="k1")
+HMAC_PHONE = Mask(MaskKind.HMAC, domain="phone", normalization=Normalization.PHONE, key_id="k1")
 
 BUCKET = "esclusa-shop"
 WINDOW = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
@@ -63,8 +63,7 @@ def make_contract(
             source="shop",
             kind=kind,
             connection=connection or {"dsn": "env:SHOP_DSN"},
-            mask_key=mask_key,
-            mask_key_id="k1",
+            mask_keys={"k1": mask_key, "k2": "env:MASK_KEY_2"},
         ),
         table=relation[-1],
         relation=relation,

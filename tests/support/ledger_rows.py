@@ -30,7 +30,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 def a_contract(table: str = "orders", *, source: str = "shop", version: int = 1) -> ContractVersion:
     """Return a contract that differs from version to version."""
     contract = TableContract(
-        origin=Origin(source, SourceKind.POSTGRES, {"dsn": "env:SHOP_DSN"}, "env:MASK_KEY", "k1"),
+        origin=Origin(source, SourceKind.POSTGRES, {"dsn": "env:SHOP_DSN"}, {"k1": "env:MASK_KEY"}),
         table=table,
         relation=("public", table),
         columns=tuple(Column(f"column_{i}", STRING, Mask(MaskKind.KEEP)) for i in range(version)),

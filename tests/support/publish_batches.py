@@ -53,7 +53,8 @@ def at(minute: int) -> datetime:
 
 
 def column(name: str, text: str = "string", *, mask: MaskKind = MaskKind.KEEP) -> Column:
-    return Column(name=name, type=ColumnType.parse(text), mask=Mask(mask))
+    parameters = {"domain": "customer", "key_id": "k1"} if mask is MaskKind.HMAC else {}
+    return Column(name=name, type=ColumnType.parse(text), mask=Mask(mask, **parameters))
 
 
 def contract_of(

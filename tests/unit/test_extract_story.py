@@ -12,12 +12,12 @@ from support.extraction import HMAC, MASK_KEY, REDACT, WINDOW, column, make_assi
 
 from services.extractor.extract import CHUNKS_AHEAD, extract, mask_ahead
 from services.extractor.masking import Masking
-from services.extractor.readers import Chunk, Finding, SourceColumn
+from services.extractor.readers import Chunk, CursorBounds, Finding, SourceColumn
 from shared.domain.batches import Stage
 from shared.domain.counts import broken_sum
 from shared.domain.files import Area
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import Refused, Unavailable
 from shared.object_store.memory import MemoryObjectStore
 from shared.secrets.memory import MemorySecrets
@@ -39,7 +39,7 @@ class ToldSource:
     was_read: bool = False
 
     @contextmanager
-    def open_snapshot(self, window: Window) -> Iterator["ToldSource"]:
+    def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> Iterator["ToldSource"]:
         assert window == WINDOW
         yield self
 
@@ -62,8 +62,11 @@ class ToldSource:
     def check(self) -> list[Finding]:
         return []
 
-    def count_rows(self) -> int:
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         return self.rows_read_count
+
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
+        return None
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -164,7 +167,7 @@ def test_masking_keeps_the_order_and_stays_a_few_chunks_behind() -> None:
             yield Chunk(b"%d,a\n" % number, 1)
 
     seen, furthest_ahead = [], 0
-    for masked in mask_ahead(chunks(), Masking([column("id"), column("name", mask=REDACT)], key="")):
+    for masked in mask_ahead(chunks(), Masking([column("id"), column("name", mask=REDACT)], keys={})):
         furthest_ahead = max(furthest_ahead, taken - len(seen))
         seen.append(masked.chunk.body)
 
@@ -174,7 +177,7 @@ def test_masking_keeps_the_order_and_stays_a_few_chunks_behind() -> None:
 
 def test_masking_leaves_no_thread_behind() -> None:
     masked = mask_ahead(
-        iter([Chunk(b"1,a\n", 1)] * 9), Masking([column("id"), column("n", mask=REDACT)], key="")
+        iter([Chunk(b"1,a\n", 1)] * 9), Masking([column("id"), column("n", mask=REDACT)], keys={})
     )
     next(masked)
 

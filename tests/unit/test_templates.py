@@ -52,8 +52,7 @@ ORIGINS = [
         "shop",
         SourceKind.POSTGRES,
         {"dsn": "secretsmanager:esclusa/shop#dsn"},
-        "secretsmanager:esclusa/mask#k1",
-        "k1",
+        {"k1": "secretsmanager:esclusa/mask#k1"},
     ),
     Origin("web_crm", SourceKind.REST, {"base_url": "https://crm.example", "token": "ssm:/esclusa/crm"}),
 ]
@@ -537,8 +536,7 @@ def test_templates_of_many_sources_are_within_the_limits_of_cloudformation_and_i
             f"source_{number}",
             SourceKind.POSTGRES,
             {"dsn": f"secretsmanager:esclusa/source-{number}#dsn"},
-            "secretsmanager:esclusa/mask#k1",
-            "k1",
+            {"k1": "secretsmanager:esclusa/mask#k1"},
         )
         for number in range(40)
     ]

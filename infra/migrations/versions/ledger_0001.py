@@ -326,7 +326,8 @@ CREATE TABLE esclusa.mask_evidence (
     CONSTRAINT mask_evidence_batch_exists FOREIGN KEY (batch_id)
         REFERENCES esclusa.batch (id),
     CONSTRAINT mask_evidence_mask_is_known
-        CHECK (mask IN ('keep', 'drop', 'withhold', 'hmac', 'redact', 'last4', 'constant')),
+        CHECK (mask IN ('keep', 'drop', 'withhold', 'hmac', 'redact', 'last4', 'constant', 'truncate',
+                        'bucket')),
     CONSTRAINT mask_evidence_count_is_not_negative CHECK (masked_value_count >= 0)
 );
 COMMENT ON TABLE esclusa.mask_evidence

@@ -313,7 +313,7 @@ def copy_statement(
     by_name = _columns_by_name(columns)
     expressions = [
         sql.SQL(select_expression(_quoted(column.name), by_name[column.name].source_type))
-        for column in contract.output_columns
+        for column in contract.read_columns
     ]
     return sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT csv)").format(
         sql.SQL(", ").join(expressions),

@@ -175,7 +175,7 @@ class RestSnapshot:
 
     def read(self) -> Generator[Chunk, None, None]:
         """Read the records of the window; see `SourceSnapshot`."""
-        fields = [(column, _path_of(column)) for column in self._contract.output_columns]
+        fields = [(column, _path_of(column)) for column in self._contract.read_columns]
         body, record_count = bytearray(), 0
         absent = fields
         for record in self._records_of_window():
@@ -292,7 +292,7 @@ def _absent_columns(contract: TableContract, records: Sequence[Record]) -> list[
         return []
     return [
         column.name
-        for column in contract.output_columns
+        for column in contract.read_columns
         if not any(_names(record, _path_of(column)) for record in records)
     ]
 
