@@ -6,7 +6,8 @@ EsclusaError
 │   └── SourceNotFound   no file declares a source of that name; the command ends with code 4
 ├── Refused              the batch is quarantined for a reason; repeating cures nothing
 ├── Unavailable          something outside is away; the same again later
-│   └── SourceUnavailable    it is the source; its breaker counts it
+│   ├── SourceUnavailable    it is the source; its breaker counts it
+│   └── SourceConflict       the source is well and put others first; read again whole, its breaker counts nothing
 ├── Interrupted          the process was told to stop; the attempt lets go of its batch
 ├── LostLease            another attempt speaks for the batch; stop and leave everything
 ├── StaleRevision        somebody else changed the row; read again
@@ -67,6 +68,14 @@ class Interrupted(EsclusaError):
 
 class SourceUnavailable(Unavailable):
     """A source did not answer as it should: whoever goes on asking it makes it worse."""
+
+
+class SourceConflict(Unavailable):
+    """
+    A source broke a reading off for the sake of others: a deadlock, a lock, a standby that has to replay.
+
+    Nothing of what was read may be used; read again, from another snapshot, it will probably go well.
+    """
 
 
 class LostLease(EsclusaError):

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import TableContract
 from shared.domain.files import Area, DataFile
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceLimits
 from shared.errors import Interrupted, LostLease, Refused, SourceUnavailable, Unavailable
 from shared.lifecycle import StageResult
 from shared.outbox import send_pending
@@ -36,6 +37,8 @@ class Assignment:
     contract: TableContract
     #: The files the stage reads: CSV in `processing/` for process, Parquet in `final/` for publish.
     files: tuple[DataFile, ...] = ()
+    #: What extract may take of the source, as it is now: no part of the contract.
+    source_limits: SourceLimits = field(default_factory=SourceLimits)
 
 
 class Outcome(StrEnum):
@@ -126,7 +129,9 @@ def _claim(
         contract = tx.contract(batch.source, batch.table, batch.contract_version).contract
         area = _AREA_READ_BY.get(stage)
         files = lifecycle.files_to_check(tx, batch, area) if area else []
-        return Assignment(attempt, batch, contract, tuple(files))
+        # The claim of an extract attempt holds the lock of the guard already.
+        source_limits = tx.source_guard(batch.source).limits if stage is Stage.EXTRACT else SourceLimits()
+        return Assignment(attempt, batch, contract, tuple(files), source_limits)
 
 
 def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
@@ -171,7 +176,11 @@ def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLi
 
 
 def _is_of_source(error: Exception) -> bool:
-    """Return whether a source may be to blame: an outage of anything else is none of its doing."""
+    """
+    Return whether a source may be to blame.
+
+    An outage of anything else is none of its doing, nor is it ill if it put another transaction first.
+    """
     return isinstance(error, SourceUnavailable) or not isinstance(error, Unavailable)
 
 

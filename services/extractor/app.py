@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from services.extractor.extract import extract
+from services.extractor.pace import read_limits_of
 from services.extractor.readers import open_reader
 from services.extractor.settings import ExtractorSettings
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
@@ -25,7 +26,9 @@ class Extractor:
 
     def extract(self, assignment: Assignment) -> StageResult:
         """Read the window of a batch and write it, masked, to `tmp/`."""
-        with open_reader(assignment.contract, secrets=self.fleet.secrets) as reader:
+        with open_reader(
+            assignment.contract, secrets=self.fleet.secrets, limits=read_limits_of(assignment.source_limits)
+        ) as reader:
             return extract(
                 assignment,
                 reader=reader,

@@ -13,6 +13,7 @@ from contextlib import closing
 import structlog
 
 from services.extractor.masking import MaskedChunk, Masking, prepare_masking
+from services.extractor.pace import Pace
 from services.extractor.parts import PartWriter
 from services.extractor.readers import Chunk, SourceColumn, SourceReader, SourceSnapshot
 from shared.csv_dialect import DIALECT
@@ -49,10 +50,12 @@ def extract(
 
     Raises:
         Refused: if the table is not as the contract has it, its schema changes meanwhile, a value cannot be
-            carried, or the mask key cannot be had.
-        Unavailable: if source or store break off, or the source's clock is not past the window yet.
+            carried, the mask key cannot be had, or the source's pace leaves no time for so many rows.
+        Unavailable: if source or store break off, the source's deadline is over, or its clock is not past the window
+            yet.
     """
     contract, batch = assignment.contract, assignment.batch
+    pace = Pace(assignment.source_limits, place=f"source {batch.source!r}, table {batch.table!r}")
     masking = prepare_masking(contract, secrets=secrets)
     masked_value_counts: Counter[str] = Counter()
     with (
@@ -60,7 +63,11 @@ def extract(
         PartWriter(assignment, store=store, part_size_in_bytes=part_size_in_bytes) as parts,
     ):
         require_closed_window(assignment, snapshot)
-        with closing(snapshot.read()) as chunks, closing(mask_ahead(chunks, masking)) as masked_chunks:
+        with (
+            closing(snapshot.read()) as read_chunks,
+            closing(pace.keep(read_chunks)) as chunks,
+            closing(mask_ahead(chunks, masking)) as masked_chunks,
+        ):
             for masked in masked_chunks:
                 parts.write(masked.chunk)
                 masked_value_counts.update(masked.masked_value_counts)

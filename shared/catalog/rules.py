@@ -40,6 +40,7 @@ from shared.domain.contracts import (
     Truncation,
 )
 from shared.domain.quiet_hours import leaves_time
+from shared.domain.sources import DEFAULT_DEADLINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def check_source(
     _check_collisions([draft.name for draft in drafts], ("tables",), "table names", document)
     _check_schedule(source.schedule, ScheduleForm(), ("schedule",), document)
     _check_quiet_hours(source, wrong, document)
+    _check_deadline(source, wrong, document)
     for draft in drafts:
         check_table(draft, source.schedule, document=document)
 
@@ -111,6 +113,20 @@ def _check_quiet_hours(
             ("limits", "quiet_hours"),
             expected="hours that leave some of each day: in all of them together no batch could ever begin",
             found="the whole day",
+        )
+
+
+def _check_deadline(
+    source: PostgresSourceForm | RestSourceForm, wrong: frozenset[str], document: Document
+) -> None:
+    """A statement or request that may outlast the whole reading is bounded by neither."""
+    timeout_seconds = source.limits.timeout_seconds
+    deadline = source.limits.deadline or DEFAULT_DEADLINE
+    if "limits" not in wrong and timeout_seconds and timeout_seconds > deadline.total_seconds():
+        document.report(
+            ("limits", "timeout_seconds"),
+            expected=f"at most limits.deadline, {deadline.total_seconds():.0f} s",
+            found=shown(timeout_seconds),
         )
 
 

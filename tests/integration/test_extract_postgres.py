@@ -1,6 +1,7 @@
 """The extractor on a real PostgreSQL server."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -30,14 +31,23 @@ from support.extraction import (
 
 from local.postgres import EmbeddedPostgres
 from services.extractor.extract import extract
+from services.extractor.pace import read_limits_of
 from services.extractor.readers import ReadLimits, open_reader
 from services.extractor.readers.postgres import PostgresReader, PostgresSnapshot
 from shared.domain.batches import Stage
 from shared.domain.contracts import MaskKind, TableContract
 from shared.domain.counts import broken_sum
 from shared.domain.reasons import Reason
+from shared.domain.sources import SourceLimits
 from shared.domain.windows import Window
-from shared.errors import ConfigurationError, ObjectConflict, Refused, Unavailable
+from shared.errors import (
+    ConfigurationError,
+    ObjectConflict,
+    Refused,
+    SourceConflict,
+    SourceUnavailable,
+    Unavailable,
+)
 from shared.lifecycle import StageResult
 from shared.object_store.memory import MemoryObjectStore
 from shared.ports import ObjectStore
@@ -590,8 +600,55 @@ def test_a_table_that_somebody_locks_is_not_waited_for_long(shop: Shop) -> None:
     with psycopg.connect(shop.dsn) as migration:
         migration.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
 
-        with pytest.raises(Unavailable, match="LockNotAvailable"):
+        with pytest.raises(SourceConflict, match="LockNotAvailable"):
             shop.extract(make_contract([column("id", "int32")]), limits=ReadLimits(lock_timeout_seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ("40001", SourceConflict),  # also "canceling statement due to conflict with recovery"
+        ("40P01", SourceConflict),
+        ("53300", SourceUnavailable),
+    ],
+)
+def test_what_the_source_breaks_off_for_the_sake_of_others_is_no_fault_of_it(
+    shop: Shop, state: str, error: type[Exception]
+) -> None:
+    shop.run(
+        f"CREATE FUNCTION break_off(n int) RETURNS int LANGUAGE plpgsql AS "
+        f"$$BEGIN IF n > 900 THEN RAISE 'broken off' USING ERRCODE = '{state}'; END IF; RETURN n; END$$",
+        "CREATE VIEW customers AS SELECT break_off(i) AS id FROM generate_series(1, 1000) i",
+    )
+    store = MemoryObjectStore()
+
+    with pytest.raises(error) as raised:
+        shop.extract(make_contract([column("id", "int32")]), store=store)
+
+    assert type(raised.value) is error
+    assert list(store.list("esclusa-shop", "")) == []
+
+
+def test_a_source_is_read_at_its_pace_and_what_is_read_is_the_same(shop: Shop) -> None:
+    shop.run(
+        "CREATE TABLE customers AS SELECT i AS id, repeat('x', 1000) AS name FROM generate_series(1, 1000) i"
+    )
+    contract = make_contract([column("id", "int32"), column("name", mask=REDACT)])
+    limits = SourceLimits(2, rows_per_second=1_500)
+    secrets = MemorySecrets({"env:MASK_KEY": MASK_KEY, "env:SHOP_DSN": shop.dsn})
+    began_at = time.monotonic()
+
+    with open_reader(contract, secrets=secrets, limits=read_limits_of(limits)) as reader:
+        slow = extract(
+            replace(make_assignment(contract), source_limits=limits),
+            reader=reader,
+            store=MemoryObjectStore(),
+            secrets=secrets,
+        )
+
+    assert time.monotonic() - began_at >= 1_000 / 750
+    fast, _ = shop.extract(contract)
+    assert slow.files == fast.files
 
 
 def test_a_connection_that_breaks_leaves_no_upload_open(shop: Shop) -> None:

@@ -201,6 +201,8 @@ def test_what_the_fleet_may_take_of_a_source_is_read(source_files: Files) -> Non
         ),
         ("{rows_per_second: 0}", "limits.rows_per_second", "1"),
         ("{deadline: 2h}", "limits.deadline", "from 1s to 1h"),
+        ("{deadline: 2m, timeout_seconds: 121}", "limits.timeout_seconds", "at most limits.deadline, 120 s"),
+        ("{timeout_seconds: 601}", "limits.timeout_seconds", "at most limits.deadline, 600 s"),
     ],
 )
 def test_limits_that_cannot_be_kept_are_mistakes(

@@ -11,7 +11,8 @@ from shared import stage
 from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
-from shared.errors import LostLease, Refused, SourceUnavailable, Unavailable
+from shared.domain.sources import SourceGuard, SourceLimits
+from shared.errors import LostLease, Refused, SourceConflict, SourceUnavailable, Unavailable
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.ports import Ledger, LedgerTransaction, QueueName
@@ -108,6 +109,7 @@ def test_a_batch_whose_attempts_are_used_up_is_sent_to_the_cleaner_by_who_finds_
         (SourceUnavailable("the source is away"), 1),
         (ValueError("whatever it sent"), 1),
         (Unavailable("s3: slow down"), 0),
+        (SourceConflict("a deadlock"), 0),
     ],
 )
 def test_only_what_a_source_may_be_to_blame_for_counts_against_it(
@@ -121,6 +123,21 @@ def test_only_what_a_source_may_be_to_blame_for_counts_against_it(
 
     with journey.ledger.transaction() as tx:
         assert tx.source_guard("shop").failures_in_a_row == counted
+
+
+def test_the_work_is_told_what_the_fleet_may_take_of_the_source_now(journey: MemoryJourney) -> None:
+    limits = SourceLimits(1, rows_per_second=10)
+    with journey.ledger.transaction() as tx:
+        tx.save_source_guard(SourceGuard("shop", limits))
+    told = []
+
+    def work(assignment: Assignment) -> StageResult:
+        told.append(assignment.source_limits)
+        return StageResult()
+
+    run(journey, work)
+
+    assert told == [limits]
 
 
 def test_what_is_refused_is_quarantined_and_its_message_is_done(journey: MemoryJourney) -> None:

@@ -25,7 +25,7 @@ from shared.answering import connect
 from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window
-from shared.errors import ConfigurationError, EsclusaError, Refused, SourceUnavailable
+from shared.errors import ConfigurationError, EsclusaError, Refused, SourceConflict, SourceUnavailable
 from shared.ports import SecretStore
 
 #: Ordinary and partitioned tables, and views. PostgreSQL has no lock for the other kinds.
@@ -442,7 +442,15 @@ def _translated(place: str) -> Iterator[None]:
             f"({type(error).__name__}, SQLSTATE {error.sqlstate})",
         ) from None
     except psycopg.Error as error:
+        if (error.sqlstate or "").startswith(_CONFLICTS):
+            raise SourceConflict(f"{place}: {_said(error)}; it will be read again whole") from None
         raise SourceUnavailable(f"{place}: {_said(error)}") from None
+
+
+#: A deadlock, a standby that cancels what stands in the way of replaying, a lock that could not be had. By state and
+#: not by class: of the errors that end a session, psycopg has no class for each.
+#: Source: PostgreSQL documentation, appendix A, and 27.4.2 "Handling Query Conflicts".
+_CONFLICTS = ("40", "55P03")
 
 
 #: Classes of SQLSTATE whose messages tell of servers, rights and names only. All others may quote values: a view's
