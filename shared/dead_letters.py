@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from shared import lifecycle
-from shared.domain.batches import STATES_AT_REST, Batch, Stage
+from shared.domain.batches import STATES_AT_REST, Batch
 from shared.domain.files import FileStatus, Location, ParsedKey
 from shared.domain.reasons import Reason
 from shared.errors import MalformedMessage, Unavailable
@@ -100,9 +100,9 @@ def _read(queue: QueueName, body: str, tx: LedgerTransaction) -> list[Judgement]
             return [_of_object_to_set_aside(message.location, tx)]
         return [_of_batch_to_clean(message, tx)]
     task = parse_task_message(body)
-    # A stage's queue bears its name, and so does its task.
-    if task.task != f"esclusa.{Stage(queue)}":
-        raise MalformedMessage(f"headers.task should be 'esclusa.{queue}' in this queue, found {task.task!r}")
+    expected = f"esclusa.{lifecycle.QUEUE_STAGES[queue]}"
+    if task.task != expected:
+        raise MalformedMessage(f"headers.task should be {expected!r} in this queue, found {task.task!r}")
     return [_of_batch(queue, task.batch_id, tx)]
 
 

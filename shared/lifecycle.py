@@ -58,6 +58,9 @@ _STAGE_QUEUES = {
     Stage.PUBLISH: QueueName.PUBLISH,
 }
 
+#: The stage of each worker queue.
+QUEUE_STAGES = {queue: stage for stage, queue in _STAGE_QUEUES.items()} | {QueueName.BACKFILL: Stage.EXTRACT}
+
 _STAGE_WAITING_IN = {states.waiting: stage for stage, states in STAGE_STATES.items()}
 _AREA_CHECKED_IN = {checked: area for area, (checked, _) in GATE_STATES.items()}
 
@@ -98,7 +101,9 @@ def plan_again(
     return _plan(
         tx,
         contract,
-        planned=PlannedWindow(rejects_slot(batch.slot, number), batch.window),
+        planned=PlannedWindow(
+            rejects_slot(batch.slot, number), batch.window, extent=batch.extent, is_bulk=batch.is_bulk
+        ),
         bucket=batch.bucket,
         actor="operator",
         reason=Reason.REPLAYED,
@@ -143,6 +148,8 @@ def _plan(
         changed_at=now,
         woken_at=now,
         wake_count=1,
+        extent=planned.extent,
+        is_bulk=planned.is_bulk,
     )
     if not tx.insert_batch(batch):
         return None
@@ -638,8 +645,11 @@ def messages_for(batch: Batch) -> list[OutboxMessage]:
     """Return the messages that make a batch in its state go on: what to send on entering it, and again."""
     messages = []
     if (stage := _STAGE_WAITING_IN.get(batch.state)) is not None:
-        queue = _STAGE_QUEUES[stage]
-        messages.append(OutboxMessage(queue, _task_message(stage, batch.id), group=batch.source))
+        queue = queue_of(batch, stage)
+        body = task_message(
+            f"esclusa.{stage}", {"batch_id": batch.id}, queue=queue, task_id=f"{batch.id}-{stage}"
+        )
+        messages.append(OutboxMessage(queue, body, group=batch.source))
     if (area := _AREA_CHECKED_IN.get(batch.state)) is not None:
         messages.append(OutboxMessage(GATE_QUEUES[area], gate_message(batch.id, area), group=batch.source))
     if batch.state in {BatchState.COMMITTED, BatchState.DISCARDED, *HELD_STATES}:
@@ -647,13 +657,11 @@ def messages_for(batch: Batch) -> list[OutboxMessage]:
     return messages
 
 
-def _task_message(stage: Stage, batch_id: str) -> str:
-    return task_message(
-        f"esclusa.{stage}",
-        {"batch_id": batch_id},
-        queue=_STAGE_QUEUES[stage],
-        task_id=f"{batch_id}-{stage}",
-    )
+def queue_of(batch: Batch, stage: Stage) -> QueueName:
+    """Return the queue in which a batch waits for a stage."""
+    if stage is Stage.EXTRACT and batch.is_bulk:
+        return QueueName.BACKFILL
+    return _STAGE_QUEUES[stage]
 
 
 # ---- the parts ---------------------------------------------------------------------------------------------

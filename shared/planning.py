@@ -1,23 +1,46 @@
 """What `esclusa enqueue` does: register a source and its contracts, and plan every window that is due."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
 from shared import lifecycle
 from shared.contract_document import sha256_of
 from shared.domain.batches import STATES_AT_REST, BatchState
-from shared.domain.contracts import ContractVersion, TableContract
-from shared.domain.progress import Expectation
+from shared.domain.contracts import ContractVersion, CursorScale, TableContract
+from shared.domain.progress import CursorCount, Expectation
 from shared.domain.sources import SourceLimits
-from shared.domain.windows import PlannedWindow, due_snapshot, due_windows
+from shared.domain.windows import (
+    INITIAL_SLOT,
+    MICROSECOND,
+    ONE_DAY,
+    PlannedWindow,
+    Window,
+    counted_windows,
+    due_snapshot,
+    due_windows,
+    floor_to,
+    slot_of,
+)
 from shared.ports import Ledger, LedgerTransaction
 
 log = structlog.get_logger()
 
 _OPEN_STATES = frozenset(BatchState) - STATES_AT_REST
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was seen of a cursor that counts. Both None: the table is empty."""
+
+    lowest: int | None
+    #: One more than the largest value.
+    below: int | None
+    #: On the source's clock, behind the values: whatever is below was given out before.
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +115,35 @@ def register_contract(tx: LedgerTransaction, contract: TableContract) -> Contrac
     return tx.contract(contract.source, contract.table, version.version)
 
 
+class Scout(Protocol):
+    """Who looks at a source before something of it is planned. Asked outside of any transaction of the ledger."""
+
+    def clock(self) -> datetime:
+        """
+        Return the source's own clock, in UTC.
+
+        Raises:
+            Unavailable: if it does not answer.
+        """
+        ...
+
+    def counted(self, contract: TableContract) -> Counted:
+        """
+        Look at a cursor that counts: its values, and after them the clock.
+
+        Raises:
+            Refused: if the table is not as the contract has it.
+            Unavailable: if the source does not answer.
+        """
+        ...
+
+    def first_parts(self, contract: TableContract, whole: Window) -> Sequence[Window]:
+        """Return the windows, without gap and oldest first, in which a table is read for the first time."""
+        ...
+
+
 def plan_source(
-    contracts: Sequence[TableContract],
-    *,
-    ledger: Ledger,
-    source_clock: Callable[[], datetime],
-    bucket: str,
+    contracts: Sequence[TableContract], *, ledger: Ledger, scout: Scout, bucket: str
 ) -> list[PlannedTable]:
     """
     Plan the due windows of a source's tables, each table in one transaction with its messages.
@@ -108,32 +154,113 @@ def plan_source(
     Raises:
         Unavailable: if the source's clock or the ledger cannot be read. Tables planned before stay planned.
     """
-    now = source_clock()
-    return [_plan_table(contract, now=now, ledger=ledger, bucket=bucket) for contract in contracts]
+    now = scout.clock()
+    with ledger.transaction() as tx:
+        planned_before = {(item.source, item.table) for item in tx.table_progress()}
+    planned = []
+    for contract in contracts:
+        counted, first = None, []
+        if contract.cursor_scale is CursorScale.COUNT:
+            counted = scout.counted(contract)
+        elif contract.cursor is not None and (contract.source, contract.table) not in planned_before:
+            first = _first_load(contract, now=now, scout=scout)
+        planned.append(
+            _plan_table(contract, now=now, counted=counted, first=first, ledger=ledger, bucket=bucket)
+        )
+    return planned
 
 
-def _plan_table(contract: TableContract, *, now: datetime, ledger: Ledger, bucket: str) -> PlannedTable:
+def _plan_table(
+    contract: TableContract,
+    *,
+    now: datetime,
+    counted: Counted | None,
+    first: Sequence[PlannedWindow],
+    ledger: Ledger,
+    bucket: str,
+) -> PlannedTable:
     with ledger.transaction() as tx:
         # Locks the table for planning: a second planner waits here and then finds nothing due.
         watermark = tx.watermark(contract.source, contract.table)
         version = register_contract(tx, contract)
-        due = _due(tx, contract, watermark=watermark, now=now)
+        if counted is not None:
+            due, planned_until = _due_counts(tx, contract, counted, watermark=watermark)
+        else:
+            # Looked at before the lock: another planner may have been first.
+            is_first = bool(first) and watermark is None
+            due = list(first) if is_first else _due(tx, contract, watermark=watermark, now=now)
+            planned_until = due[-1].window.end if due else None
         planned = tuple(
             window for window in due if lifecycle.plan(tx, version, planned=window, bucket=bucket)
         )
-        if due:
-            tx.set_watermark(contract.source, contract.table, due[-1].window.end)
+        if planned_until is not None:
+            tx.set_watermark(contract.source, contract.table, planned_until)
     if planned:
         log.info("windows_planned", source=contract.source, table=contract.table, count=len(planned))
     return PlannedTable(contract.source, contract.table, version.version, planned)
+
+
+def _first_load(contract: TableContract, *, now: datetime, scout: Scout) -> list[PlannedWindow]:
+    """Return the parts in which a table that was never read is read first."""
+    (whole,) = _due_moments(contract, watermark=None, now=now)
+    windows = scout.first_parts(contract, whole.window)
+    return [
+        PlannedWindow(
+            slot_of(window.start) if window.start else INITIAL_SLOT, window, is_bulk=len(windows) > 1
+        )
+        for window in windows
+    ]
 
 
 def _due(
     tx: LedgerTransaction, contract: TableContract, *, watermark: datetime | None, now: datetime
 ) -> list[PlannedWindow]:
     if contract.cursor is not None:
-        return due_windows(watermark, horizon=now - contract.cursor.lag, schedule=contract.schedule)
+        return _due_moments(contract, watermark=watermark, now=now)
     if tx.batches(source=contract.source, table=contract.table, states=_OPEN_STATES, limit=1):
         # A snapshot is still on its way; a second one behind it would only supersede it.
         return []
     return due_snapshot(watermark, horizon=now, schedule=contract.schedule)
+
+
+def _due_moments(
+    contract: TableContract, *, watermark: datetime | None, now: datetime
+) -> list[PlannedWindow]:
+    lag = contract.cursor.lag if contract.cursor else timedelta(0)
+    resolution = ONE_DAY if contract.cursor_scale is CursorScale.DAY else MICROSECOND
+    return due_windows(watermark, horizon=now - lag, schedule=contract.schedule, resolution=resolution)
+
+
+def _due_counts(
+    tx: LedgerTransaction, contract: TableContract, counted: Counted, *, watermark: datetime | None
+) -> tuple[list[PlannedWindow], datetime | None]:
+    """
+    Return the windows of a cursor that counts that are due, and up to where the table is planned with them.
+
+    What is seen of the numbers now is planned once the lag has passed: by then every row with a number below the one
+    that was seen has been committed. Until it is planned nothing else is noted.
+    """
+    lag = contract.cursor.lag if contract.cursor else timedelta(0)
+    known = tx.cursor_count(contract.source, contract.table)
+    if known is None:
+        known = CursorCount(None, counted.at, counted.below)
+    elif watermark is not None and known.seen_at <= watermark:
+        every = contract.schedule.every
+        if floor_to(counted.at, every) <= floor_to(known.seen_at, every):
+            return [], None
+        known = replace(known, seen_at=counted.at, seen_below=counted.below)
+    if counted.at - known.seen_at < lag:
+        tx.set_cursor_count(contract.source, contract.table, known)
+        return [], None
+    window = Window(watermark, known.seen_at)
+    due = counted_windows(
+        contract.cursor.column if contract.cursor else "",
+        window,
+        first=counted.lowest,
+        low=known.planned_below,
+        high=known.seen_below,
+        rows_per_part=contract.schedule.rows_per_part,
+    )
+    planned = replace(known, planned_below=known.seen_below if due else known.planned_below)
+    tx.set_cursor_count(contract.source, contract.table, planned)
+    return due, known.seen_at

@@ -15,7 +15,7 @@ from shared.domain.alarms import Alarm
 from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import Area, DataFile, Location
-from shared.domain.progress import Expectation, TableProgress
+from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.sources import SourceGuard
 
@@ -24,6 +24,8 @@ class QueueName(StrEnum):
     """Every queue of the fleet. A deployment gives each a URL."""
 
     EXTRACT = "extract"
+    #: Extracts that wait behind those that are due now: parts of first loads, and backfills.
+    BACKFILL = "backfill"
     PROCESS = "process"
     PUBLISH = "publish"
     GATE_TMP = "gate-tmp"
@@ -100,6 +102,14 @@ class LedgerTransaction(Protocol):
         """Set up to where a table is planned."""
         ...
 
+    def cursor_count(self, source: str, table: str) -> CursorCount | None:
+        """Return how far the counting cursor of a table was planned and seen; None before it was seen."""
+        ...
+
+    def set_cursor_count(self, source: str, table: str, count: CursorCount) -> None:
+        """Set how far the counting cursor of a table was planned and seen."""
+        ...
+
     # Batches, attempts, events.
     def insert_batch(self, batch: Batch) -> bool:
         """Add a batch; False, and nothing changed, if its id is there already."""
@@ -138,7 +148,7 @@ class LedgerTransaction(Protocol):
         ...
 
     def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
-        """Return planned batches that wait for a place at their source, by the time they were planned."""
+        """Return planned batches that wait for a place at their source: those in bulk last, else as they were planned."""
         ...
 
     def sources_with_deferred_batches(self) -> list[str]:

@@ -52,8 +52,7 @@ def compare(contract: TableContract, columns: Sequence[SourceColumn], *, types: 
     """Return every difference, the contract's columns first, in their order."""
     found = {column.name: column for column in columns}
     at_source = [column for column in contract.columns if not column.made_from]
-    known = {column.name for column in at_source}
-    added = [column for column in columns if column.name not in known]
+    added = unclassified(contract, columns)
     changes = [
         change
         for column in at_source
@@ -66,7 +65,7 @@ def require_agreement(
     contract: TableContract, columns: Sequence[SourceColumn], *, types: SourceTypes, place: str
 ) -> Drift:
     """
-    Return what is applied by itself, and tell it in the log.
+    Return what is applied by itself.
 
     Raises:
         Refused: if anything is held. Its findings are the whole drift.
@@ -77,14 +76,24 @@ def require_agreement(
         more = f"; and {len(held) - MAX_CHANGES_TOLD} more" if len(held) > MAX_CHANGES_TOLD else ""
         reasons = [change.reason for change in held if change.reason is not None]
         raise Refused(reasons[0], f"{place}: {told}{more}", findings={"drift": drift.document()})
-    if widened := drift.of_kind(ChangeKind.TYPE_WIDENED):
+    return drift
+
+
+def tell_applied(contract: TableContract, drift: Drift) -> None:
+    """Log what a batch goes on with by itself. New columns are logged when it is read."""
+    if told := [change for change in drift.applied if change.kind is not ChangeKind.COLUMN_ADDED]:
         log.info(
-            "types_widened",
+            "drift_applied",
             source=contract.source,
             table=contract.table,
-            columns={change.column: [change.before, change.after] for change in widened},
+            changes=[f"{change.kind}: {change.column}" for change in told],
         )
-    return drift
+
+
+def unclassified(contract: TableContract, columns: Sequence[SourceColumn]) -> list[SourceColumn]:
+    """Return the columns that the contract does not know; nothing of them is read."""
+    known = {column.name for column in contract.columns if not column.made_from}
+    return [column for column in columns if column.name not in known]
 
 
 def findings_of(contract: TableContract, drift: Drift) -> list[Finding]:

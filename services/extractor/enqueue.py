@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from services.extractor.readers import open_reader
+from services.extractor.scouting import SourceScout
 from shared.catalog import Source
 from shared.errors import EsclusaError
 from shared.fleet import Fleet
@@ -57,12 +57,9 @@ def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
             limits=source.limits,
             ledger=fleet.ledger,
         )
-        with open_reader(contracts[0], secrets=fleet.secrets) as reader:
+        with SourceScout(contracts, secrets=fleet.secrets) as scout:
             planned = plan_source(
-                contracts,
-                ledger=fleet.ledger,
-                source_clock=reader.clock,
-                bucket=fleet.settings.bucket(source.name),
+                contracts, ledger=fleet.ledger, scout=scout, bucket=fleet.settings.bucket(source.name)
             )
     except EsclusaError as error:
         log.warning("source_not_enqueued", source=source.name, error=str(error))

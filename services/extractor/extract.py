@@ -59,7 +59,7 @@ def extract(
     masking = prepare_masking(contract, secrets=secrets)
     masked_value_counts: Counter[str] = Counter()
     with (
-        reader.open_snapshot(batch.window) as snapshot,
+        reader.open_snapshot(batch.window, extent=batch.extent) as snapshot,
         PartWriter(assignment, store=store, part_size_in_bytes=part_size_in_bytes) as parts,
     ):
         require_closed_window(assignment, snapshot)
@@ -229,14 +229,17 @@ def collect_evidence(
 
 
 def _describe_window(assignment: Assignment) -> dict[str, object]:
-    window, cursor = assignment.batch.window, assignment.contract.cursor
+    window, extent, cursor = assignment.batch.window, assignment.batch.extent, assignment.contract.cursor
     start = window.start
-    return {
+    described: dict[str, object] = {
         "cursor": None if cursor is None else cursor.column,
         "start": None if start is None else slot_of(start),
         "end": slot_of(window.end),
         "read_from": None if start is None or cursor is None else slot_of(start - cursor.overlap),
     }
+    if extent is not None:
+        described["extent"] = {"column": extent.column, "low": extent.low, "high": extent.high}
+    return described
 
 
 def _describe_column(column: Column) -> dict[str, object]:

@@ -41,6 +41,7 @@ from shared.domain.quiet_hours import QuietHours
 from shared.secrets.reference import parse_reference
 
 ONE_HOUR = timedelta(hours=1)
+LONGEST_OVERLAP = timedelta(hours=24)
 MAX_NAME_SIZE_IN_BYTES = 127
 
 
@@ -111,6 +112,36 @@ QuietHoursText = Annotated[
             "type": "string",
             "pattern": "^[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9] \\S+$",
             "examples": ["22:00-06:00 Europe/Rome"],
+        }
+    ),
+]
+
+
+def _parse_overlap(value: object) -> timedelta | int:
+    match = _OVERLAP.fullmatch(value) if isinstance(value, str) else None
+    if match is not None:
+        number, unit = int(match["number"]), match["unit"]
+        if not unit:
+            return number
+        if (overlap := timedelta(seconds=number * _SECONDS[unit])) <= LONGEST_OVERLAP:
+            return overlap
+    raise _mistake(
+        "a duration such as 90s, 15m or 1h, from 0s to 24h; or of a cursor that counts, a number such as 100"
+    )
+
+
+_OVERLAP = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>[smh]?)")
+
+#: A duration, or of a cursor that counts a number.
+Overlap = Annotated[
+    timedelta | int,
+    BeforeValidator(_parse_overlap),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[0-9]{1,6}[smh]$", "examples": ["0s", "5m"]},
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+            ]
         }
     ),
 ]
@@ -233,6 +264,9 @@ class _OrNone:
 # ---- a column ----------------------------------------------------------------------------------------------
 
 
+KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+
+
 class HmacForm(Form):
     """A keyed pseudonym."""
 
@@ -243,6 +277,23 @@ class HmacForm(Form):
     normalize: Normalization = Field(
         Normalization.NONE, description="Brings e-mail addresses or phone numbers to one form first."
     )
+    key_id: KeyId | None = Field(
+        None, description="Under this key only, also while keys are rotated. By default under mask_key."
+    )
+
+
+_STEP = re.compile(r"(?=.*[1-9])(?:0|[1-9][0-9]{0,37})(?:\.[0-9]{1,38})?")
+
+
+def _parse_step(value: object) -> Decimal:
+    if not isinstance(value, str) or not _STEP.fullmatch(value):
+        raise _mistake("a number above 0, such as 10 or 0.5")
+    return Decimal(value)
+
+
+Step = Annotated[
+    Decimal, BeforeValidator(_parse_step), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
 
 
 class MaskWord(StrEnum):
@@ -255,12 +306,24 @@ class MaskWord(StrEnum):
     LAST4 = MaskKind.LAST4.value
 
 
+_MASKS_WITH_PARAMETERS = ("hmac", "constant", "truncate", "bucket")
+_EXPECTED_MASK = (
+    f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, {{constant: …}}, {{truncate: …}}, {{bucket: …}}"
+)
+
+
 class MaskForm(Form):
     """What happens to a column: one word, or `{hmac: …}`, `{constant: …}`, `{truncate: …}`, `{bucket: …}`."""
 
     word: MaskWord | None = None
     hmac: HmacForm | None = None
     constant: Annotated[str, Field(max_length=1000)] | None = None
+    truncate: Truncation | None = Field(
+        None, description="Of a date or moment only this much leaves; the type stays."
+    )
+    bucket: Step | None = Field(
+        None, description="A number leaves as the next multiple of this that is not above it; the type stays."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -282,27 +345,9 @@ class MaskForm(Form):
 
     @classmethod
     def __get_pydantic_json_schema__(
-    key_id: KeyId | None = Field(
-        None, description="Under this key only, also while keys are rotated. By default under mask_key."
-    )
-
-
-_STEP = re.compile(r"(?=.*[1-9])(?:0|[1-9][0-9]{0,37})(?:\.[0-9]{1,38})?")
-
-
-def _parse_step(value: object) -> Decimal:
-    if not isinstance(value, str) or not _STEP.fullmatch(value):
-        raise _mistake("a number above 0, such as 10 or 0.5")
-    return Decimal(value)
-
-
-Step = Annotated[
-    Decimal, BeforeValidator(_parse_step), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
-]
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         form = handler.resolve_ref_schema(handler(schema))
-        properties = {name: dict(form["properties"][name]) for name in ("hmac", "constant")}
         objects = [
             {
                 "type": "object",
@@ -311,24 +356,17 @@ Step = Annotated[
                 "additionalProperties": False,
             }
             for name in _MASKS_WITH_PARAMETERS
-_MASKS_WITH_PARAMETERS = ("hmac", "constant", "truncate", "bucket")
-_EXPECTED_MASK = (
-    f"{', '.join(MaskWord)}, or {{hmac: {{domain: …}}}}, {{constant: …}}, {{truncate: …}}, {{bucket: …}}"
-)
-
-
         ]
         form.clear()
         return {"anyOf": [{"enum": list(MaskWord)}, *objects], "description": cls.__doc__}
 
 
+def _without_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    (given,) = (option for option in schema["anyOf"] if option.get("type") != "null")
+    return {**given, **{name: schema[name] for name in ("description",) if name in schema}}
+
+
 class ColumnForm(Form):
-    truncate: Truncation | None = Field(
-        None, description="Of a date or moment only this much leaves; the type stays."
-    )
-    bucket: Step | None = Field(
-        None, description="A number leaves as the next multiple of this that is not above it; the type stays."
-    )
     """A column of a PostgreSQL table."""
 
     type: ColumnTypeText = Field(
@@ -337,6 +375,10 @@ class ColumnForm(Form):
     )
     source_type: str = Field("", max_length=500, description="The source's own word for the type.")
     nullable: bool = Field(True, description="Whether the source may have NULL here.")
+    content: Content = Field(
+        Content.VALUE,
+        description="free_text: what people wrote. It is dropped, withheld, redacted or constant.",
+    )
     mask: MaskForm | None = Field(
         None, description="What happens to its values. Without one the column is withheld."
     )
@@ -358,15 +400,12 @@ class CursorForm(Form):
 
     column: Name
     lag: Delay = Field(description="The newest rows are left alone for so long: transactions commit late.")
-    overlap: Delay = Field(description="Each window is read from so much before its start.")
+    overlap: Overlap = Field(
+        description="Each window is read from so much before its start; of a column that counts, from so many numbers."
+    )
     timezone: Literal["UTC"] | None = Field(
         None, description="Of a cursor without a zone. Only UTC: let a view convert others."
     )
-def _without_null(schema: JsonSchemaValue) -> JsonSchemaValue:
-    (given,) = (option for option in schema["anyOf"] if option.get("type") != "null")
-    return {**given, **{name: schema[name] for name in ("description",) if name in schema}}
-
-
 
 
 class DeletesForm(Form):
@@ -375,10 +414,6 @@ class DeletesForm(Form):
     soft: Name
 
 
-    content: Content = Field(
-        Content.VALUE,
-        description="free_text: what people wrote. It is dropped, withheld, redacted or constant.",
-    )
 class PublishForm(Form):
     """What a batch does to the table that analysts see."""
 
@@ -409,6 +444,9 @@ class ScheduleForm(Form):
     )
     catch_up_limit: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None, description="At most so many windows of a table are planned at once. 24 by default."
+    )
+    rows_per_part: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        None, description="A first load is split into parts of about so many rows. 2000000 by default."
     )
     expected_by: Patience | None = Field(
         None,
@@ -562,6 +600,13 @@ class SourceForm(Form):
     mask_key_id: KeyId | None = Field(
         None, description="Recorded beside each pseudonymised column, never secret."
     )
+    previous_mask_key: Reference | None = Field(
+        None,
+        description="The key before, while keys are rotated: pseudonyms under it are written beside the new ones.",
+    )
+    previous_mask_key_id: KeyId | None = Field(
+        None, description="Its id; columns under it are called by their name, two underscores and this."
+    )
     schedule: ScheduleForm = ScheduleForm()
     quarantine: QuarantineForm = QuarantineForm()
 
@@ -600,13 +645,6 @@ class WholePostgresTable(PostgresTableForm):
 class WholePostgresSource(PostgresSourceForm):
     """A PostgreSQL database."""
 
-    previous_mask_key: Reference | None = Field(
-        None,
-        description="The key before, while keys are rotated: pseudonyms under it are written beside the new ones.",
-    )
-    previous_mask_key_id: KeyId | None = Field(
-        None, description="Its id; columns under it are called by their name, two underscores and this."
-    )
     tables: dict[str, WholePostgresTable] = Field(min_length=1)
 
 

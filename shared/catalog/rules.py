@@ -365,10 +365,25 @@ def _check_cursor(draft: TableDraft, document: Document) -> None:
         return
     if not (column.mask and column.mask.word is MaskWord.KEEP):
         document.report(at, expected="a column with mask keep", found=f"mask {_mask_text(column.mask)}")
-    if column.type.kind not in {ColumnKind.TIMESTAMP, ColumnKind.TIMESTAMPTZ}:
+    if column.type.kind not in CURSOR_KINDS:
         document.report(
             at,
-            expected="a column of type timestamptz, or timestamp with timezone: UTC",
+            expected="a column of type timestamptz, timestamp with timezone: UTC, date, int16, int32 or int64",
+            found=f"{shown(cursor.column)} of type {column.type}",
+        )
+    elif (column.type.kind in COUNTING_KINDS) != isinstance(cursor.overlap, int):
+        counts = column.type.kind in COUNTING_KINDS
+        document.report(
+            (*draft.path, "cursor", "overlap"),
+            expected="a number, such as 0 or 100, for a cursor that counts"
+            if counts
+            else "a duration, such as 5m",
+            found=f"{_overlap_text(cursor.overlap)}, and {shown(cursor.column)} is of type {column.type}",
+        )
+    elif isinstance(draft.form, RestTableForm) and column.type.kind not in MOMENT_KINDS:
+        document.report(
+            at,
+            expected="a moment, since records are asked for by after_parameter and before_parameter",
             found=f"{shown(cursor.column)} of type {column.type}",
         )
     elif column.type.kind is ColumnKind.TIMESTAMP and cursor.timezone is None:
@@ -399,8 +414,8 @@ def _check_publish(draft: TableDraft, document: Document) -> None:
     if publish.mode is PublishMode.APPEND and cursor and cursor.overlap:
         document.report(
             (*draft.path, "cursor", "overlap"),
-            expected="0s, since publish.mode is append: rows that are read twice would stand there twice",
-            found=f"{cursor.overlap.total_seconds():.0f}s",
+            expected="none, since publish.mode is append: rows that are read twice would stand there twice",
+            found=_overlap_text(cursor.overlap),
         )
     if publish.allow_empty and publish.mode is not PublishMode.REPLACE:
         document.report(
@@ -480,6 +495,10 @@ def _check_paging(options: RestOptionsForm, draft: TableDraft, document: Documen
     for name, expected in needed.items():
         if getattr(options, name) is None:
             document.report((*at, name), expected=expected, found="nothing")
+
+
+def _overlap_text(overlap: timedelta | int) -> str:
+    return f"{overlap.total_seconds():.0f}s" if isinstance(overlap, timedelta) else str(overlap)
 
 
 def _mask_text(mask: MaskForm | None) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from shared.domain.files import Area
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window, backfill_run
 
 
 class Stage(StrEnum):
@@ -158,8 +158,21 @@ class Batch:
     wake_count: int = 0
     #: The next attempt begins no earlier; None if the last one did not fail.
     not_before: datetime | None = None
+    #: Which rows of the window it reads; None: all of them. Frozen like the window, as is `is_bulk`.
+    extent: Extent | None = None
+    #: It waits behind the windows that are due now: a part of a first load, or of a backfill.
+    is_bulk: bool = False
     #: Counts up with every change; a change of a stale copy is refused.
     revision: int = 0
+
+    @property
+    def as_of(self) -> datetime:
+        """
+        The moment whose state of the table it brings: of two versions of a row with equal cursors the later one stays.
+
+        A backfill looks at an old window as it is now.
+        """
+        return self.window.end if backfill_run(self.slot) is None else self.planned_at
 
     def attempt_number(self, stage: Stage) -> int:
         """Return the number of the latest attempt of a stage, 0 before the first."""

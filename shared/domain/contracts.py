@@ -217,6 +217,27 @@ class Cursor:
     lag: timedelta
     #: Each window is read from so much before its start; doubles are merged away by key.
     overlap: timedelta
+    #: The same for a cursor that counts: by so many numbers.
+    overlap_count: int = 0
+
+
+#: The kinds of numbers that a cursor can count in.
+COUNTING_KINDS = frozenset({ColumnKind.INT16, ColumnKind.INT32, ColumnKind.INT64})
+#: The kinds of moments.
+MOMENT_KINDS = frozenset({ColumnKind.TIMESTAMP, ColumnKind.TIMESTAMPTZ})
+#: The kinds of columns that can be a cursor.
+CURSOR_KINDS = COUNTING_KINDS | MOMENT_KINDS | {ColumnKind.DATE}
+
+
+class CursorScale(StrEnum):
+    """What the values of a cursor are."""
+
+    #: Moments, with or without a zone.
+    MOMENT = "moment"
+    #: Days, of which the last one is never over before midnight in UTC.
+    DAY = "day"
+    #: Numbers that only grow, such as those of a sequence or a row version. They tell the order, and no time.
+    COUNT = "count"
 
 
 class PublishMode(StrEnum):
@@ -327,6 +348,21 @@ class TableContract:
         """The columns that are in the files, in their order."""
         return tuple(column for column in self.columns if column.leaves)
 
+    @property
+    def read_columns(self) -> tuple[Column, ...]:
+        """The columns that are read from the source, in their order. The others of the files are made from them."""
+        return tuple(column for column in self.output_columns if not column.made_from)
+
+    @property
+    def cursor_scale(self) -> CursorScale | None:
+        """What the values of the cursor are; None without one."""
+        if self.cursor is None:
+            return None
+        kind = self.column(self.cursor.column).type.kind
+        if kind in COUNTING_KINDS:
+            return CursorScale.COUNT
+        return CursorScale.DAY if kind is ColumnKind.DATE else CursorScale.MOMENT
+
     def column(self, name: str) -> Column:
         """
         Return a column by name.
@@ -348,21 +384,6 @@ class ContractVersion:
     #: Of the contract's canonical JSON.
     sha256: str
     contract: TableContract
-    @property
-    def read_columns(self) -> tuple[Column, ...]:
-        """The columns that are read from the source, in their order. The others of the files are made from them."""
-        return tuple(column for column in self.output_columns if not column.made_from)
-
-    @property
-    def cursor_scale(self) -> CursorScale | None:
-        """What the values of the cursor are; None without one."""
-        if self.cursor is None:
-            return None
-        kind = self.column(self.cursor.column).type.kind
-        if kind in COUNTING_KINDS:
-            return CursorScale.COUNT
-        return CursorScale.DAY if kind is ColumnKind.DATE else CursorScale.MOMENT
-
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,3 +36,19 @@ class TableProgress:
     planned_until: datetime
     #: Every window up to here is published, superseded or discarded; None before the first is.
     published_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CursorCount:
+    """
+    How far a counting cursor was planned and seen.
+
+    Numbers tell no time, so what is seen of one is noted with the moment: once that lies back by the lag, every row
+    with a number below it has been committed.
+    """
+
+    #: Rows with numbers below it are planned; None before the first window.
+    planned_below: int | None
+    #: At this moment of the source's clock every number was below `seen_below`.
+    seen_at: datetime
+    seen_below: int | None

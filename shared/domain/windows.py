@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -16,6 +16,16 @@ SNAPSHOT_SLOT_PREFIX = "snapshot "
 
 #: Sets the slots of batches apart that read a published window again, for the rows that were rejected then.
 REJECTS_SLOT_INFIX = " rejects "
+
+#: Sets the slots of batches apart that read a span of time again because somebody asked for it.
+BACKFILL_SLOT_PREFIX = "backfill "
+
+#: What a moment tells apart, and a date: a window on dates is whole days long.
+MICROSECOND = timedelta(microseconds=1)
+ONE_DAY = timedelta(days=1)
+
+#: A span of numbers is cut into no more parts: numbers of which most are missing would give any number of them.
+MAX_COUNTED_PARTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class PlannedWindow:
     slot: str
     window: Window
     extent: Extent | None = None
+    #: It waits behind the windows that are due now.
+    is_bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,8 @@ class Schedule:
     max_window: timedelta
     #: At most so many windows of a table are planned at once.
     catch_up_limit: int
+    #: What was never read is read in parts of about so many rows, each a batch of its own.
+    rows_per_part: int = 2_000_000
 
 
 def floor_to(moment: datetime, every: timedelta) -> datetime:
@@ -110,19 +124,53 @@ def rejects_slot_number(slot: str) -> int:
     return int(slot.partition(REJECTS_SLOT_INFIX)[2] or 0)
 
 
-def due_windows(watermark: datetime | None, *, horizon: datetime, schedule: Schedule) -> list[PlannedWindow]:
+def backfill_slot(run: str, window: Window) -> str:
+    """
+    Return the slot of one window of a backfill. A run is named by the moment it was asked for.
+
+    >>> backfill_slot("r1", Window(None, datetime(2026, 11, 22, tzinfo=UTC)))
+    'backfill r1 initial'
+    """
+    start = INITIAL_SLOT if window.start is None else slot_of(window.start)
+    return f"{BACKFILL_SLOT_PREFIX}{run} {start}"
+
+
+def backfill_run(slot: str) -> str | None:
+    """
+    Return the run of a slot of `backfill_slot`; None for any other.
+
+    >>> backfill_run("backfill r1 initial"), backfill_run("initial")
+    ('r1', None)
+    """
+    return slot.split(" ")[1] if slot.startswith(BACKFILL_SLOT_PREFIX) else None
+
+
+def is_second_reading(slot: str) -> bool:
+    """Return whether the batch of a slot reads what another one has read: it moves no table forward."""
+    return REJECTS_SLOT_INFIX in slot or slot.startswith(BACKFILL_SLOT_PREFIX)
+
+
+def due_windows(
+    watermark: datetime | None,
+    *,
+    horizon: datetime,
+    schedule: Schedule,
+    resolution: timedelta = MICROSECOND,
+) -> list[PlannedWindow]:
     """
     Return the closed windows between a table's watermark and the horizon, oldest first.
 
     A window's slot is its start: windows tile the cursor without gap, so two planners that saw
     other clocks plan the same slot and meet in one batch, whose window the first of them fixed.
     A table that is behind gets fewer and longer windows, none above `schedule.max_window`; one
-    that was never read gets a single window without lower bound.
+    that never read gets a single window without lower bound. No bound falls between two values of
+    the cursor, which are `resolution` apart.
     """
-    closed = floor_to(horizon, schedule.every)
+    closed = floor_to(horizon, max(schedule.every, resolution))
     if watermark is None:
         return [PlannedWindow(INITIAL_SLOT, Window(None, closed))]
-    return list(islice(_tiles(watermark, closed, schedule.max_window), schedule.catch_up_limit))
+    longest = max(schedule.max_window, resolution)
+    return list(islice(_tiles(watermark, closed, longest), schedule.catch_up_limit))
 
 
 def _tiles(start: datetime, end: datetime, longest: timedelta) -> Iterator[PlannedWindow]:
@@ -138,3 +186,28 @@ def due_snapshot(watermark: datetime | None, *, horizon: datetime, schedule: Sch
     if watermark is not None and closed <= watermark:
         return []
     return [PlannedWindow(SNAPSHOT_SLOT_PREFIX + slot_of(closed), Window(None, closed))]
+
+
+def counted_windows(
+    column: str, window: Window, *, first: int | None, low: int | None, high: int | None, rows_per_part: int
+) -> list[PlannedWindow]:
+    """
+    Return the parts in which the numbers `[low, high)` of a cursor that counts are read in one window of time.
+
+    None if there is nothing between them. Without `low` everything from the beginning is read, and `first` is the
+    smallest number there is. A slot is the number at which a part begins, as that of a window is its start.
+    """
+    if high is None or (low is not None and low >= high):
+        return []
+    begin = low if low is not None else min(high, first if first is not None else high)
+    size = max(rows_per_part, -(-(high - begin) // MAX_COUNTED_PARTS))
+    cuts = [low, *range(begin + size, high, size), high]
+    return [
+        PlannedWindow(
+            INITIAL_SLOT if start is None else f"from {start}",
+            window,
+            extent=Extent(column, None if start is None else str(start), str(stop)),
+            is_bulk=len(cuts) > 2,
+        )
+        for start, stop in pairwise(cuts)
+    ]

@@ -29,11 +29,11 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import ContractVersion, MaskEvidence
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
-from shared.domain.progress import Expectation, TableProgress
+from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import REJECTS_SLOT_INFIX, SNAPSHOT_SLOT_PREFIX
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, is_second_reading
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
 
@@ -99,6 +99,7 @@ class _Tables:
         #: The versions of a table's contract, by source and table.
         self.contracts: dict[tuple[str, str], dict[int, ContractVersion]] = {}
         self.watermarks: dict[tuple[str, str], datetime] = {}
+        self.cursor_counts: dict[tuple[str, str], CursorCount] = {}
         self.batches: dict[str, Batch] = {}
         self.batch_of_slot: dict[tuple[str, str, str], str] = {}
         self.attempts: dict[str, dict[tuple[Stage, int], Attempt]] = {}
@@ -170,6 +171,12 @@ class _MemoryTransaction:
     def set_watermark(self, source: str, table: str, planned_until: datetime) -> None:
         self._put(self._tables.watermarks, (source, table), planned_until)
 
+    def cursor_count(self, source: str, table: str) -> CursorCount | None:
+        return self._tables.cursor_counts.get((source, table))
+
+    def set_cursor_count(self, source: str, table: str, count: CursorCount) -> None:
+        self._put(self._tables.cursor_counts, (source, table), count)
+
     # Batches, attempts, events.
 
     def insert_batch(self, batch: Batch) -> bool:
@@ -228,6 +235,7 @@ class _MemoryTransaction:
 
     def deferred_batches(self, source: str, *, limit: int) -> list[Batch]:
         found = self.batches(source=source, states=[BatchState.PLANNED])
+        found.sort(key=lambda batch: batch.is_bulk)
         return [batch for batch in found if batch.woken_at is None][:limit]
 
     def sources_with_deferred_batches(self) -> list[str]:
@@ -249,6 +257,8 @@ class _MemoryTransaction:
             table=stored.table,
             slot=stored.slot,
             window=stored.window,
+            extent=stored.extent,
+            is_bulk=stored.is_bulk,
             bucket=stored.bucket,
             planned_at=stored.planned_at,
             revision=batch.revision + 1,
@@ -463,8 +473,7 @@ class _MemoryTransaction:
         open_batches = [
             batch
             for batch in batches
-            # The window of a second reading is published already.
-            if batch.state not in FINAL_STATES and REJECTS_SLOT_INFIX not in batch.slot
+            if batch.state not in FINAL_STATES and not is_second_reading(batch.slot)
         ]
         windows = [batch for batch in open_batches if not batch.slot.startswith(SNAPSHOT_SLOT_PREFIX)]
         published_until: datetime | None = planned_until

@@ -52,12 +52,18 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location
-from shared.domain.progress import Expectation, TableProgress
+from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
 from shared.domain.sources import SourceGuard, SourceLimits
-from shared.domain.windows import REJECTS_SLOT_INFIX, SNAPSHOT_SLOT_PREFIX, Window
+from shared.domain.windows import (
+    BACKFILL_SLOT_PREFIX,
+    REJECTS_SLOT_INFIX,
+    SNAPSHOT_SLOT_PREFIX,
+    Extent,
+    Window,
+)
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
@@ -183,6 +189,26 @@ class _PostgresTransaction:
             )
         )
 
+    def cursor_count(self, source: str, table: str) -> CursorCount | None:
+        row = self._execute(
+            select(_cursor_count).where(_cursor_count.c.source == source, _cursor_count.c.table_name == table)
+        ).first()
+        return CursorCount(row.planned_below, row.seen_at, row.seen_below) if row else None
+
+    def set_cursor_count(self, source: str, table: str, count: CursorCount) -> None:
+        values = {
+            "planned_below": count.planned_below,
+            "seen_at": count.seen_at,
+            "seen_below": count.seen_below,
+        }
+        self._execute(
+            insert(_cursor_count)
+            .values(source=source, table_name=table, **values)
+            .on_conflict_do_update(
+                index_elements=[_cursor_count.c.source, _cursor_count.c.table_name], set_=values
+            )
+        )
+
     # Batches, attempts, events.
 
     def insert_batch(self, batch: Batch) -> bool:
@@ -194,6 +220,10 @@ class _PostgresTransaction:
             slot=batch.slot,
             window_start=batch.window.start,
             window_end=batch.window.end,
+            extent_column=batch.extent and batch.extent.column,
+            extent_low=batch.extent and batch.extent.low,
+            extent_high=batch.extent and batch.extent.high,
+            is_bulk=batch.is_bulk,
             bucket=batch.bucket,
             planned_at=batch.planned_at,
             revision=batch.revision,
@@ -277,7 +307,7 @@ class _PostgresTransaction:
                 _batch.c.state == BatchState.PLANNED,
                 _batch.c.woken_at.is_(None),
             )
-            .order_by(_batch.c.planned_at, _batch.c.id)
+            .order_by(_batch.c.is_bulk, _batch.c.planned_at, _batch.c.id)
             .limit(limit)
         )
         return [_batch_of(row) for row in rows]
@@ -750,6 +780,7 @@ def _explain_violation(error: IntegrityError) -> None:
 
 _contract = tables.contract
 _watermark = tables.watermark
+_cursor_count = tables.cursor_count
 _allowed_edge = tables.allowed_edge
 _batch = tables.batch
 _attempt = tables.attempt
@@ -835,8 +866,9 @@ def _table_progress() -> Select[Any]:
         )
         .where(
             _batch.c.state.in_(frozenset(BatchState) - FINAL_STATES),
-            # Its window is published already.
+            # As `is_second_reading` has it.
             ~_batch.c.slot.contains(REJECTS_SLOT_INFIX),
+            ~_batch.c.slot.startswith(BACKFILL_SLOT_PREFIX),
         )
         .group_by(_batch.c.source, _batch.c.table_name)
         .subquery()
@@ -955,8 +987,16 @@ def _batch_of(row: Row) -> Batch:
         woken_at=row.woken_at,
         wake_count=row.wake_count,
         not_before=row.not_before,
+        extent=_extent_of(row),
+        is_bulk=row.is_bulk,
         revision=row.revision,
     )
+
+
+def _extent_of(row: Row) -> Extent | None:
+    if row.extent_column is None:
+        return None
+    return Extent(row.extent_column, row.extent_low, row.extent_high)
 
 
 def _by_stage(row: Row, what: str) -> dict[Stage, int]:

@@ -148,6 +148,20 @@ watermark = Table(
     comment="Up to where each table is planned. Says nothing of what is published.",
 )
 
+cursor_count = Table(
+    "cursor_count",
+    metadata,
+    _name("source"),
+    _name("table_name"),
+    Column(
+        "planned_below", BigInteger, comment="Numbers below it are planned; NULL before the first window."
+    ),
+    _moment("seen_at", comment="On the source's clock."),
+    Column("seen_below", BigInteger, comment="Every number was below it then; NULL of an empty table."),
+    PrimaryKeyConstraint("source", "table_name", name="cursor_count_key"),
+    comment="How far cursors that count were planned and seen.",
+)
+
 allowed_edge = Table(
     "allowed_edge",
     metadata,
@@ -168,6 +182,10 @@ batch = Table(
     _text("slot", comment="`initial`, or the start of the window: what gives the batch its identity."),
     _moment("window_start", nullable=True, comment="Inclusive; NULL reads from the beginning."),
     _moment("window_end", comment="Exclusive."),
+    _text("extent_column", nullable=True, comment="Narrows the window; NULL: all of it."),
+    _text("extent_low", nullable=True, comment="Inclusive, as the source spells it; NULL: no bound."),
+    _text("extent_high", nullable=True, comment="Exclusive."),
+    Column("is_bulk", Boolean, nullable=False, comment="Waits behind the windows that are due now."),
     _integer("contract_version", comment="Frozen by the first insert; only a replay may change it."),
     _text("configuration_sha256", comment="The SHA-256 of that contract."),
     _text("bucket"),
@@ -225,6 +243,7 @@ Index(
 Index(
     "batch_deferred",
     batch.c.source,
+    batch.c.is_bulk,
     batch.c.planned_at,
     batch.c.id,
     postgresql_where=(batch.c.state == BatchState.PLANNED.value) & batch.c.woken_at.is_(None),

@@ -21,6 +21,7 @@ from chaos.controller import Controller, Effect, Fault, Mode
 from chaos.fleet import PROFILES, ChaosFleet, source_file
 from support.fleet import until
 from support.history import faults_of
+from support.scouts import ToldScout
 
 from local.processes import PYTHON, SOURCE_ROOT
 from services.publisher.catalog import database_name
@@ -275,7 +276,7 @@ def plan_table(contract: TableContract, fleet: Fleet) -> str | None:
     planned = plan_source(
         [contract],
         ledger=fleet.ledger,
-        source_clock=lambda: datetime.now(UTC),
+        scout=ToldScout(lambda: datetime.now(UTC)),
         bucket=fleet.settings.bucket(contract.source),
     )
     slots = [window.slot for table in planned for window in table.planned]

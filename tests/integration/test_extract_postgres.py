@@ -39,7 +39,7 @@ from shared.domain.contracts import MaskKind, TableContract
 from shared.domain.counts import broken_sum
 from shared.domain.reasons import Reason
 from shared.domain.sources import SourceLimits
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import (
     ConfigurationError,
     ObjectConflict,
@@ -435,8 +435,10 @@ def test_a_table_that_is_exchanged_between_lock_and_read_fails_the_batch(shop: S
         """PostgreSQL gives no lock on a materialized view, so it can be another one a moment later."""
 
         @contextmanager
-        def open_snapshot(self, window: Window) -> Iterator[PostgresSnapshot]:
-            with super().open_snapshot(window) as snapshot:
+        def open_snapshot(
+            self, window: Window, *, extent: Extent | None = None
+        ) -> Iterator[PostgresSnapshot]:
+            with super().open_snapshot(window, extent=extent) as snapshot:
                 shop.run(
                     "DROP MATERIALIZED VIEW customers",
                     "CREATE MATERIALIZED VIEW customers AS SELECT 1 AS id, 2 AS more",

@@ -145,7 +145,7 @@ def test_a_database_that_is_away_cannot_be_migrated_now() -> None:
 BATCH = """
     INSERT INTO esclusa.contract VALUES ('shop', 'orders', 1, 'c0', '{}');
     INSERT INTO esclusa.batch VALUES (
-        'b1', 'shop', 'orders', 'initial', NULL, now(), 1, 'c0', 'bucket', 'planned', now(), now(),
+        'b1', 'shop', 'orders', 'initial', NULL, now(), NULL, NULL, NULL, false, 1, 'c0', 'bucket', 'planned', now(), now(),
         0, 0, 0, 0, 0, 0, NULL, '{}', NULL, '', now(), 1, NULL, 0);
     INSERT INTO esclusa.batch_event VALUES ('b1', 1, DEFAULT, NULL, 'planned', now(), 'planner', NULL, '');
     INSERT INTO esclusa.data_file VALUES (
@@ -212,6 +212,9 @@ def event(sequence: int, from_state: str, to_state: str) -> str:
         ),
         pytest.param(
             "UPDATE esclusa.batch SET window_end = now()", "fixed by its first insert", id="other window"
+        ),
+        pytest.param(
+            "UPDATE esclusa.batch SET extent_low = '1'", "fixed by its first insert", id="other extent"
         ),
         pytest.param("DELETE FROM esclusa.batch", "never deleted", id="deleted batch"),
         pytest.param(

@@ -9,6 +9,8 @@ from shared.domain.batches import Attempt, AttemptState, Batch, BatchEvent, Batc
 from shared.domain.contracts import (
     STRING,
     Column,
+    ColumnKind,
+    ColumnType,
     ContractVersion,
     Cursor,
     Mask,
@@ -33,7 +35,10 @@ def a_contract(table: str = "orders", *, source: str = "shop", version: int = 1)
         origin=Origin(source, SourceKind.POSTGRES, {"dsn": "env:SHOP_DSN"}, {"k1": "env:MASK_KEY"}),
         table=table,
         relation=("public", table),
-        columns=tuple(Column(f"column_{i}", STRING, Mask(MaskKind.KEEP)) for i in range(version)),
+        columns=(
+            *(Column(f"column_{i}", STRING, Mask(MaskKind.KEEP)) for i in range(version)),
+            Column("updated_at", ColumnType(ColumnKind.TIMESTAMPTZ), Mask(MaskKind.KEEP), nullable=False),
+        ),
         key=("column_0",),
         cursor=Cursor("updated_at", lag=timedelta(seconds=30), overlap=timedelta(minutes=5)),
         schedule=Schedule(timedelta(minutes=15), max_window=timedelta(hours=1), catch_up_limit=4),

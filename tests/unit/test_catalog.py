@@ -344,7 +344,15 @@ RULES = [
     ("key: [id]", "key: []", "tables.orders.key", "since publish.mode is merge"),
     ("nullable: false, mask: keep, source", "mask: keep, source", "tables.orders.key[0]", "nullable: false"),
     # The cursor.
-    ("{column: updated_at", "{column: id", "tables.orders.cursor.column", "of type timestamptz"),
+    ("{column: updated_at", "{column: id", "tables.orders.cursor.overlap", "a number"),
+    (
+        "updated_at: {type: timestamptz",
+        "updated_at: {type: string",
+        "tables.orders.cursor.column",
+        "of type timestamptz",
+    ),
+    ("overlap: 5m", "overlap: 100", "tables.orders.cursor.overlap", "a duration"),
+    ("overlap: 5m", "overlap: 25h", "tables.orders.cursor.overlap", "from 0s to 24h"),
     ("{column: updated_at", "{column: when", "tables.orders.cursor.column", "a column of the table"),
     ("updated_at: {type: timestamptz", "updated_at: {type: timestamp", "tables.orders.cursor.column", "UTC"),
     ("overlap: 5m}", "overlap: 5m, timezone: CET}", "tables.orders.cursor.timezone", "'UTC'"),

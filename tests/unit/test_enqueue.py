@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.extractor import enqueue as story
+from services.extractor import scouting
 from shared.catalog import Source, load_sources
 from shared.errors import Unavailable
 from shared.ledger.memory import MemoryLedger
@@ -36,8 +37,8 @@ def readers_whose_clock(tell: Any) -> Any:
     """Return a stand-in for `open_reader`: `tell(source)` is asked for the source's clock."""
 
     @contextmanager
-    def open_reader(contract: Any, *, secrets: Any) -> Iterator[Any]:
-        yield SimpleNamespace(clock=lambda: tell(contract.source))
+    def open_reader(contract: Any, *, secrets: Any, limits: Any) -> Iterator[Any]:
+        yield SimpleNamespace(clock=lambda: tell(contract.source), cursor_bounds=lambda _: None)
 
     return open_reader
 
@@ -51,7 +52,7 @@ def test_a_source_that_fails_holds_up_none_of_the_others(
             raise error
         return NOON
 
-    monkeypatch.setattr(story, "open_reader", readers_whose_clock(tell))
+    monkeypatch.setattr(scouting, "open_reader", readers_whose_clock(tell))
 
     outcomes = {outcome.source: outcome for outcome in story.enqueue(sources, fleet=fleet)}
 
@@ -70,7 +71,7 @@ def test_sources_are_asked_side_by_side(
         both_are_asked.wait()
         return NOON
 
-    monkeypatch.setattr(story, "open_reader", readers_whose_clock(tell))
+    monkeypatch.setattr(scouting, "open_reader", readers_whose_clock(tell))
 
     outcomes = story.enqueue(sources, fleet=fleet)
 
@@ -83,7 +84,7 @@ def test_a_source_that_never_answers_is_expected_all_the_same(
     def tell(_: str) -> datetime:
         raise Unavailable("away")
 
-    monkeypatch.setattr(story, "open_reader", readers_whose_clock(tell))
+    monkeypatch.setattr(scouting, "open_reader", readers_whose_clock(tell))
 
     story.enqueue(sources, fleet=fleet)
 

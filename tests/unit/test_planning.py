@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from support.ledger_rows import BUCKET, NOON, a_contract
 from support.ledgers import SteppingClock
+from support.scouts import ToldScout
 
 from shared import lifecycle
 from shared.domain.batches import Batch, BatchState
@@ -31,7 +32,7 @@ def ledger() -> MemoryLedger:
 
 
 def planned(ledger: MemoryLedger, contract: TableContract, moment: datetime) -> list[Window]:
-    (table,) = plan_source([contract], ledger=ledger, source_clock=lambda: moment, bucket=BUCKET)
+    (table,) = plan_source([contract], ledger=ledger, scout=ToldScout(lambda: moment), bucket=BUCKET)
     return [window.window for window in table.planned]
 
 

@@ -168,7 +168,7 @@ def test_what_readers_saw_stays_while_a_replay_fails_as_well() -> None:
 #: What no batch needs on its way: people and tests ask it.
 ASKED_BY_PEOPLE = {
     Warehouse: {"row_count", "read_rows", "query"},
-    SourceReader: {"check", "count_rows"},
+    SourceReader: {"check", "count_rows", "cursor_bounds"},
 }
 #: What is known without asking anybody, or costs the outside nothing.
 WITHOUT_EFFECT = {

@@ -102,6 +102,22 @@ COMMENT ON TABLE esclusa.watermark
     IS 'Up to where each table is planned. Says nothing of what is published.';
 COMMENT ON COLUMN esclusa.watermark.planned_until IS 'Windows are planned up to here, exclusive.';
 """,
+    """
+CREATE TABLE esclusa.cursor_count (
+    source text COLLATE "C" NOT NULL,
+    table_name text COLLATE "C" NOT NULL,
+    planned_below bigint,
+    seen_at timestamptz NOT NULL,
+    seen_below bigint,
+    CONSTRAINT cursor_count_key PRIMARY KEY (source, table_name)
+);
+COMMENT ON TABLE esclusa.cursor_count IS 'How far cursors that count were planned and seen.';
+COMMENT ON COLUMN esclusa.cursor_count.planned_below
+    IS 'Numbers below it are planned; NULL before the first window.';
+COMMENT ON COLUMN esclusa.cursor_count.seen_at IS 'On the source''s clock.';
+COMMENT ON COLUMN esclusa.cursor_count.seen_below
+    IS 'Every number was below it then; NULL of an empty table.';
+""",
     f"""
 CREATE TABLE esclusa.allowed_edge (
     from_state text NOT NULL,
@@ -120,6 +136,10 @@ CREATE TABLE esclusa.batch (
     slot text NOT NULL,
     window_start timestamptz,
     window_end timestamptz NOT NULL,
+    extent_column text,
+    extent_low text,
+    extent_high text,
+    is_bulk boolean NOT NULL,
     contract_version integer NOT NULL,
     configuration_sha256 text NOT NULL,
     bucket text NOT NULL,
@@ -153,7 +173,7 @@ CREATE INDEX batch_by_state ON esclusa.batch (state, planned_at, id);
 CREATE INDEX batch_by_table ON esclusa.batch (source, table_name, planned_at, id);
 CREATE INDEX batch_by_woken_at ON esclusa.batch (state, woken_at, id)
     WHERE woken_at IS NOT NULL;
-CREATE INDEX batch_deferred ON esclusa.batch (source, planned_at, id)
+CREATE INDEX batch_deferred ON esclusa.batch (source, is_bulk, planned_at, id)
     WHERE state = 'planned' AND woken_at IS NULL;
 CREATE INDEX batch_discarded ON esclusa.batch (id)
     WHERE state = 'discarded';
@@ -166,6 +186,10 @@ COMMENT ON COLUMN esclusa.batch.slot
     IS '`initial`, or the start of the window: what gives the batch its identity.';
 COMMENT ON COLUMN esclusa.batch.window_start IS 'Inclusive; NULL reads from the beginning.';
 COMMENT ON COLUMN esclusa.batch.window_end IS 'Exclusive.';
+COMMENT ON COLUMN esclusa.batch.extent_column IS 'Narrows the window; NULL: all of it.';
+COMMENT ON COLUMN esclusa.batch.extent_low IS 'Inclusive, as the source spells it; NULL: no bound.';
+COMMENT ON COLUMN esclusa.batch.extent_high IS 'Exclusive.';
+COMMENT ON COLUMN esclusa.batch.is_bulk IS 'Waits behind the windows that are due now.';
 COMMENT ON COLUMN esclusa.batch.contract_version
     IS 'Frozen by the first insert; only a replay may change it.';
 COMMENT ON COLUMN esclusa.batch.configuration_sha256 IS 'The SHA-256 of that contract.';
@@ -445,7 +469,7 @@ CREATE TABLE esclusa.outbox (
     posted_at timestamptz DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT outbox_key PRIMARY KEY (id),
     CONSTRAINT outbox_queue_is_known
-        CHECK (queue IN ('extract', 'process', 'publish', 'gate-tmp', 'gate-input', 'gate-processing', 'gate-final', 'clean'))
+        CHECK (queue IN ('extract', 'backfill', 'process', 'publish', 'gate-tmp', 'gate-input', 'gate-processing', 'gate-final', 'clean'))
 );
 COMMENT ON TABLE esclusa.outbox
     IS 'Messages that were decided and are not known to be sent. A row goes when its message has left.';
@@ -483,10 +507,12 @@ CREATE TRIGGER batch_goes_along_edges
 CREATE TRIGGER batch_keeps_its_identity
     BEFORE UPDATE ON esclusa.batch FOR EACH ROW
     WHEN ((OLD.id, OLD.source, OLD.table_name, OLD.slot,
-            OLD.window_start, OLD.window_end, OLD.bucket, OLD.planned_at)
+            OLD.window_start, OLD.window_end, OLD.extent_column, OLD.extent_low, OLD.extent_high, OLD.is_bulk,
+            OLD.bucket, OLD.planned_at)
         IS DISTINCT FROM
         (NEW.id, NEW.source, NEW.table_name, NEW.slot,
-            NEW.window_start, NEW.window_end, NEW.bucket, NEW.planned_at))
+            NEW.window_start, NEW.window_end, NEW.extent_column, NEW.extent_low, NEW.extent_high, NEW.is_bulk,
+            NEW.bucket, NEW.planned_at))
     EXECUTE FUNCTION esclusa.refuse('the identity and the window of a batch are fixed by its first insert');
 CREATE TRIGGER batch_is_never_deleted
     BEFORE DELETE ON esclusa.batch FOR EACH ROW

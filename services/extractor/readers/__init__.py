@@ -10,10 +10,11 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
-from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.contracts import CursorScale, SourceKind, TableContract
+from shared.domain.drift import Drift
 from shared.domain.windows import Extent, Window
 from shared.ports import SecretStore
 
@@ -59,6 +60,14 @@ class Finding:
     subject: str
     is_ok: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorBounds:
+    """The smallest and the largest value of a cursor: moments in UTC, also of dates, or numbers."""
+
+    low: datetime | int
+    high: datetime | int
 
 
 class SourceSnapshot(Protocol):
@@ -119,8 +128,36 @@ class SourceReader(Protocol):
         """Look at connection, rights and columns, and read no row. Finds all that is wrong; raises nothing."""
         ...
 
-    def count_rows(self) -> int:
-        """Return how many rows the whole table has now."""
+    def drift(self) -> Drift:
+        """
+        Return what the table has otherwise than its contract, and read no row of it.
+
+        Raises:
+            Refused: if the table is not there, or may not be read.
+            Unavailable: if the source does not answer.
+        """
+        ...
+
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
+        """
+        Return how many rows a window has now, without its overlap; of the whole table if none is given.
+
+        Raises:
+            Refused: if the table is not as the contract has it.
+            Unavailable: if the source does not answer, or takes too long.
+        """
+        ...
+
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
+        """
+        Return the bounds of the cursor's values in a window, or in the whole table.
+
+        None if there is no row, or the source cannot tell without being read.
+
+        Raises:
+            Refused: if the table is not as the contract has it.
+            Unavailable: if the source does not answer, or takes too long.
+        """
         ...
 
     def open_snapshot(
@@ -173,3 +210,50 @@ def fingerprint_of(columns: Sequence[SourceColumn]) -> str:
     """
     text = json.dumps([[column.name, column.source_type] for column in columns], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a value of a column has to be: `<` or `>=` another one."""
+
+    column: str
+    operator: str
+    #: A date or number of a column that holds such; a moment in UTC; the source's own text of any other.
+    value: datetime | date | int | str
+
+
+def conditions_of(
+    contract: TableContract, window: Window | None, *, extent: Extent | None = None, with_overlap: bool = True
+) -> list[Condition]:
+    """
+    Return the conditions on the rows of a window, the upper bound of the cursor first.
+
+    An extent of a counting cursor takes the place of the window; one of another column narrows it.
+    """
+    cursor, scale = contract.cursor, contract.cursor_scale
+    conditions = []
+    if cursor is not None and scale is CursorScale.COUNT:
+        if extent is not None:
+            overlap = cursor.overlap_count if with_overlap else 0
+            low = None if extent.low is None else int(extent.low) - overlap
+            conditions += _between(extent.column, low, None if extent.high is None else int(extent.high))
+        return conditions
+    if cursor is not None and window is not None:
+        overlap_time = cursor.overlap if with_overlap else timedelta(0)
+        start = None if window.start is None else window.start - overlap_time
+        if scale is CursorScale.DAY:
+            # Both are midnights but for the overlap, which then reaches back to the beginning of its day.
+            conditions += _between(cursor.column, start and start.date(), window.end.date())
+        else:
+            conditions += _between(cursor.column, start, window.end)
+    if extent is not None:
+        conditions += _between(extent.column, extent.low, extent.high)
+    return conditions
+
+
+def _between(
+    column: str, low: datetime | date | int | str | None, high: datetime | date | int | str | None
+) -> list[Condition]:
+    upper = [] if high is None else [Condition(column, "<", high)]
+    lower = [] if low is None else [Condition(column, ">=", low)]
+    return upper + lower

@@ -8,25 +8,44 @@ snapshot would find the table empty. Source: PostgreSQL documentation, 13.6 "Cav
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
-from services.extractor.readers import Chunk, Finding, ReadLimits, SourceColumn, fingerprint_of
+from services.extractor.dialects.postgresql import PostgresqlDialect
+from services.extractor.drift import (
+    compare,
+    findings_of,
+    require_agreement,
+    tell_applied,
+    unclassified,
+)
+from services.extractor.readers import (
+    Chunk,
+    Condition,
+    CursorBounds,
+    Finding,
+    ReadLimits,
+    SourceColumn,
+    conditions_of,
+    fingerprint_of,
+)
 from services.extractor.types_postgres import (
     DESCRIBE_COLUMNS,
     SESSION_SETTINGS,
-    can_carry,
     select_expression,
 )
 from shared.answering import connect
-from shared.domain.contracts import TableContract
+from shared.domain.contracts import CursorScale, TableContract
+from shared.domain.drift import Drift
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import ConfigurationError, EsclusaError, Refused, SourceConflict, SourceUnavailable
 from shared.ports import SecretStore
+
+_DIALECT = PostgresqlDialect()
 
 #: Ordinary and partitioned tables, and views. PostgreSQL has no lock for the other kinds.
 _LOCKABLE_KINDS = frozenset("rpv")
@@ -81,32 +100,65 @@ class PostgresReader:
                 columns = self._describe(connection)
         except EsclusaError as error:
             return [Finding(subject, is_ok=False, detail=str(error))]
-        problems = _contract_problems(self._contract, columns)
-        if problems:
-            return [Finding(subject, is_ok=False, detail=f"{reason}: {text}") for reason, text in problems]
-        new = ", ".join(repr(column.name) for column in _unclassified(self._contract, columns))
-        detail = f"new at the source and withheld until somebody classifies them: {new}" if new else ""
-        return [Finding(subject, is_ok=True, detail=detail or "readable, and as the contract has it")]
+        return findings_of(self._contract, compare(self._contract, columns, types=_DIALECT))
 
-    def count_rows(self) -> int:
-        """Return how many rows the table has."""
+    def drift(self) -> Drift:
+        """Return what the table has otherwise; see `SourceReader`."""
+        with self._locked_transaction() as connection:
+            columns = self._describe(connection)
+        return compare(self._contract, columns, types=_DIALECT)
+
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
+        """Return how many rows a window has, or the table; see `SourceReader`."""
         with self._transaction(self._session()) as connection:
-            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(self._relation)
+            where = self._where(connection, window, extent)
+            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(self._relation, where)
             return int(_one_value(connection, query))
 
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
+        """Return the bounds of the cursor's values; see `SourceReader`."""
+        cursor = self._contract.cursor
+        if cursor is None:
+            return None
+        with self._transaction(self._session()) as connection:
+            where = self._where(connection, window, None)
+            column = sql.Identifier(cursor.column)
+            if self._contract.cursor_scale is not CursorScale.COUNT:
+                # Python knows no other years, and no infinity.
+                where = (
+                    where
+                    + sql.SQL(" AND " if where.as_string() else " WHERE ")
+                    + sql.SQL("{0} >= '0001-01-02' AND {0} < '9999-12-31'").format(column)
+                )
+            query = sql.SQL("SELECT pg_catalog.min({0}), pg_catalog.max({0}) FROM {1}{2}").format(
+                column, self._relation, where
+            )
+            found = connection.execute(query).fetchone()
+        if found is None or found[0] is None:
+            return None
+        return CursorBounds(*map(_in_utc, found))
+
+    def _where(
+        self, connection: psycopg.Connection, window: Window | None, extent: Extent | None
+    ) -> sql.Composable:
+        columns = self._describe(connection)
+        require_agreement(self._contract, columns, types=_DIALECT, place=self._place)
+        conditions = conditions_of(self._contract, window, extent=extent, with_overlap=False)
+        return _where(conditions, by_name=_columns_by_name(columns))
+
     @contextmanager
-    def open_snapshot(self, window: Window) -> "Iterator[PostgresSnapshot]":
+    def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> "Iterator[PostgresSnapshot]":
         """Begin to read a window; see `SourceReader`."""
         with self._locked_transaction() as connection:
             taken_at = self._read_clock(connection)
             columns = self._describe(connection)
-            if problems := _contract_problems(self._contract, columns):
-                raise Refused(problems[0][0], f"{self._place}: " + "; ".join(text for _, text in problems))
+            drift = require_agreement(self._contract, columns, types=_DIALECT, place=self._place)
+            tell_applied(self._contract, drift)
             yield PostgresSnapshot(
                 self._contract,
                 connection,
                 columns=columns,
-                window=window,
+                conditions=conditions_of(self._contract, window, extent=extent),
                 taken_at=taken_at,
                 describe_anew=self._describe_anew,
                 chunk_size_in_bytes=self._limits.chunk_size_in_bytes,
@@ -231,7 +283,7 @@ class PostgresSnapshot:
         connection: psycopg.Connection,
         *,
         columns: tuple[SourceColumn, ...],
-        window: Window,
+        conditions: Sequence[Condition],
         taken_at: datetime,
         describe_anew: Callable[[], tuple[SourceColumn, ...]],
         chunk_size_in_bytes: int,
@@ -239,7 +291,7 @@ class PostgresSnapshot:
         self._contract = contract
         self._connection = connection
         self._columns = columns
-        self._window = window
+        self._conditions = conditions
         self._taken_at = taken_at
         self._describe_anew = describe_anew
         self._chunk_size_in_bytes = chunk_size_in_bytes
@@ -272,7 +324,7 @@ class PostgresSnapshot:
         is_unchecked = self._connection.info.parameter_status("server_encoding") == "SQL_ASCII"
         with _translated(place):
             self._require_cursor_values()
-            statement = copy_statement(self._contract, columns=self._columns, window=self._window)
+            statement = copy_statement(self._contract, columns=self._columns, conditions=self._conditions)
             with self._connection.cursor() as cursor:
                 for chunk in _copy_chunks(cursor, statement, size_in_bytes=self._chunk_size_in_bytes):
                     if is_unchecked:
@@ -282,7 +334,7 @@ class PostgresSnapshot:
 
     def unclassified_columns(self) -> Sequence[SourceColumn]:
         """Return the columns that the contract does not know."""
-        return _unclassified(self._contract, self._columns)
+        return unclassified(self._contract, self._columns)
 
     def current_fingerprint(self) -> str:
         """Return the fingerprint as a new session sees it."""
@@ -293,21 +345,25 @@ class PostgresSnapshot:
         if cursor is None:
             return
         is_nullable = _columns_by_name(self._columns)[cursor.column].is_nullable
-        # A row at infinity is in no window, just as one without a value.
-        lost = "{0} IN ('infinity', '-infinity')" + (" OR {0} IS NULL" if is_nullable else "")
-        condition = sql.SQL(lost).format(sql.Identifier(cursor.column))
+        # A row at infinity is in no window, just as one without a value. No number is infinite.
+        lost = ["{0} IS NULL"] if is_nullable else []
+        if self._contract.cursor_scale is not CursorScale.COUNT:
+            lost.append("{0} IN ('infinity', '-infinity')")
+        if not lost:
+            return
+        condition = sql.SQL(" OR ".join(lost)).format(sql.Identifier(cursor.column))
         relation = sql.Identifier(*self._contract.relation)
         query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(relation, condition)
         if _one_value(self._connection, query):
             raise Refused(
                 Reason.NULL_CURSOR,
-                f"{_place(self._contract)}: expected a moment in cursor column {cursor.column!r} of every row, "
+                f"{_place(self._contract)}: expected a value in cursor column {cursor.column!r} of every row, "
                 "found rows with NULL or infinity, which belong to no window; set them at the source",
             )
 
 
 def copy_statement(
-    contract: TableContract, *, columns: Sequence[SourceColumn], window: Window
+    contract: TableContract, *, columns: Sequence[SourceColumn], conditions: Sequence[Condition]
 ) -> sql.Composed:
     """Return the COPY that reads a window. Columns that do not leave are not in it."""
     by_name = _columns_by_name(columns)
@@ -318,28 +374,37 @@ def copy_statement(
     return sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT csv)").format(
         sql.SQL(", ").join(expressions),
         sql.Identifier(*contract.relation),
-        _where(contract, by_name=by_name, window=window),
+        _where(conditions, by_name=by_name),
     )
 
 
-def _where(contract: TableContract, *, by_name: dict[str, SourceColumn], window: Window) -> sql.Composable:
-    cursor = contract.cursor
-    if cursor is None:
+def _where(conditions: Sequence[Condition], *, by_name: dict[str, SourceColumn]) -> sql.Composable:
+    if not conditions:
         return sql.SQL("")
-    bounds = [("<", window.end)]
-    if window.start is not None:
-        bounds.append((">=", window.start - cursor.overlap))
-    # A timestamp without zone is in UTC by contract; compared with a moment, it would lose its index.
-    has_zone = by_name[cursor.column].source_type.endswith("with time zone")
-    conditions = [
+    compared = [
         sql.SQL("{} {} {}").format(
-            sql.Identifier(cursor.column),
-            sql.SQL(operator),
-            sql.Literal(bound if has_zone else bound.replace(tzinfo=None)),
+            sql.Identifier(condition.column),
+            sql.SQL(condition.operator),
+            _literal(condition.value, source_type=by_name[condition.column].source_type),
         )
-        for operator, bound in bounds
+        for condition in conditions
     ]
-    return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
+    return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(compared)
+
+
+def _literal(value: datetime | date | int | str, *, source_type: str) -> sql.Literal:
+    if isinstance(value, datetime) and not source_type.endswith("with time zone"):
+        # A timestamp without zone is in UTC by contract; compared with a moment, it would lose its index.
+        return sql.Literal(value.replace(tzinfo=None))
+    return sql.Literal(value)
+
+
+def _in_utc(value: datetime | date | int) -> datetime | int:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime(value.year, value.month, value.day, tzinfo=UTC)
 
 
 def _copy_chunks(
@@ -361,36 +426,6 @@ def _copy_chunks(
                 body, record_count = bytearray(), 0
     if record_count:
         yield Chunk(bytes(body), record_count)
-
-
-def _contract_problems(contract: TableContract, columns: Sequence[SourceColumn]) -> list[tuple[Reason, str]]:
-    """Return what keeps the columns that leave from being read as the contract has them."""
-    by_name = _columns_by_name(columns)
-    problems = []
-    for column in contract.output_columns:
-        found = by_name.get(column.name)
-        if found is None:
-            problems.append((Reason.COLUMN_MISSING, f"column {column.name!r} is not in the source"))
-        elif column.source_type and column.source_type != found.source_type:
-            problems.append(
-                (
-                    Reason.TYPE_CHANGED,
-                    f"column {column.name!r} should be {column.source_type}, found {found.source_type}",
-                )
-            )
-        elif not column.mask.changes_values and not can_carry(found.source_type, column.type):
-            problems.append(
-                (
-                    Reason.TYPE_CHANGED,
-                    f"column {column.name!r} is {found.source_type}, whose values {column.type} cannot hold",
-                )
-            )
-    return problems
-
-
-def _unclassified(contract: TableContract, columns: Sequence[SourceColumn]) -> list[SourceColumn]:
-    known = {column.name for column in contract.columns}
-    return [column for column in columns if column.name not in known]
 
 
 def _columns_by_name(columns: Sequence[SourceColumn]) -> dict[str, SourceColumn]:

@@ -12,14 +12,22 @@ from typing import Any
 
 import structlog
 
-from services.extractor.readers import Chunk, Finding, ReadLimits, SourceColumn, fingerprint_of
+from services.extractor.readers import (
+    Chunk,
+    CursorBounds,
+    Finding,
+    ReadLimits,
+    SourceColumn,
+    fingerprint_of,
+)
 from services.extractor.readers.http import HttpLimits, JsonClient
 from services.extractor.readers.json_text import TooDeep, field_text, value_at
 from services.extractor.readers.paging import PagingOptions, Record, walk_pages
 from shared.csv_dialect import record_line
 from shared.domain.contracts import Column, ColumnKind, TableContract
+from shared.domain.drift import Change, ChangeKind, Drift
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window, slot_of
+from shared.domain.windows import Extent, Window, slot_of
 from shared.errors import EsclusaError, Refused
 from shared.ports import SecretStore
 
@@ -64,13 +72,28 @@ class RestReader:
             return [Finding(subject, is_ok=False, detail=detail)]
         return [Finding(subject, is_ok=True, detail="readable, and as the contract has it")]
 
-    def count_rows(self) -> int:
-        """Return how many records there are, by reading them all."""
+    def drift(self) -> Drift:
+        """Return what the records of the first page have otherwise; see `SourceReader`."""
         with self._client() as client:
-            return sum(len(records) for records in self._pages(client, {}))
+            records = next(self._pages(client, {}), [])
+        known, unknown = _tree_of(self._contract.columns), dict[str, None]()
+        for record in records:
+            _note_unknown_fields(record, known, prefix="", unknown=unknown)
+        absent = [Change(ChangeKind.FIELD_ABSENT, name) for name in _absent_columns(self._contract, records)]
+        return Drift((*absent, *(Change(ChangeKind.COLUMN_ADDED, name) for name in unknown)))
+
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:  # noqa: ARG002
+        """Return how many records there are, by reading them all. What is on the edge of a window may be among them."""
+        parameters = {} if window is None else _window_parameters(self._contract, window)
+        with self._client() as client:
+            return sum(len(records) for records in self._pages(client, parameters))
+
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:  # noqa: ARG002
+        """Return None: a server of records is not asked for the smallest of a value."""
+        return None
 
     @contextmanager
-    def open_snapshot(self, window: Window) -> "Iterator[RestSnapshot]":
+    def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> "Iterator[RestSnapshot]":  # noqa: ARG002
         """Begin to read a window; see `SourceReader`."""
         with self._client() as client:
             taken_at = client.clock(self._url(client))
@@ -207,7 +230,7 @@ class RestSnapshot:
                     "read shorter windows or raise max_rows",
                 )
             for record in page:
-                self._note_unknown_fields(record, self._known_fields, prefix="")
+                _note_unknown_fields(record, self._known_fields, prefix="", unknown=self._unknown_fields)
                 if self._is_in_window(record):
                     yield record
                 else:
@@ -253,18 +276,21 @@ class RestSnapshot:
             )
         return text
 
-    def _note_unknown_fields(self, record: Record, known: Mapping[str, Any], *, prefix: str) -> None:
-        for name, value in record.items():
-            below = known.get(name, _UNKNOWN)
-            if below is _COVERED:
-                continue
-            if below is not _UNKNOWN and isinstance(value, dict):
-                self._note_unknown_fields(value, below, prefix=f"{prefix}{name}.")
-            elif value is not None and len(self._unknown_fields) < MAX_FIELDS_LISTED:
-                self._unknown_fields[_printable(prefix + name)] = None
-
 
 _UNKNOWN, _COVERED = object(), object()
+
+
+def _note_unknown_fields(
+    record: Record, known: Mapping[str, Any], *, prefix: str, unknown: dict[str, None]
+) -> None:
+    for name, value in record.items():
+        below = known.get(name, _UNKNOWN)
+        if below is _COVERED:
+            continue
+        if below is not _UNKNOWN and isinstance(value, dict):
+            _note_unknown_fields(value, below, prefix=f"{prefix}{name}.", unknown=unknown)
+        elif value is not None and len(unknown) < MAX_FIELDS_LISTED:
+            unknown[_printable(prefix + name)] = None
 
 
 def _tree_of(columns: Sequence[Column]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from services.extractor.readers import Chunk, Finding, SourceColumn
+from services.extractor.readers import Chunk, CursorBounds, Finding, SourceColumn
 from shared.domain.contracts import (
     Column,
     ColumnKind,
@@ -26,7 +26,7 @@ from shared.domain.contracts import (
 )
 from shared.domain.reasons import Reason
 from shared.domain.sources import SourceLimits
-from shared.domain.windows import Schedule, Window
+from shared.domain.windows import Extent, Schedule, Window
 from shared.errors import Interrupted, Refused, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class SimulatedReader:
         return self._source.horizon if is_known else FIRST_HORIZON
 
     @contextmanager
-    def open_snapshot(self, window: Window) -> Iterator[SimulatedSnapshot]:
+    def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> Iterator[SimulatedSnapshot]:
         world, source = self._world, self._source
         world.effect("source.open_snapshot", lambda: None)
         match source.behaviour:
@@ -178,8 +178,11 @@ class SimulatedReader:
     def check(self) -> list[Finding]:
         return []
 
-    def count_rows(self) -> int:
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         return len(self._source.rows)
+
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
+        return None
 
     def close(self) -> None:
         """Leave the source."""

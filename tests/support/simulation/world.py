@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 import structlog
+from support.scouts import ToldScout
 from support.simulation.actors import Actor
 from support.simulation.effects import EFFECTS, Fault, Killed
 from support.simulation.ports import (
@@ -510,7 +511,7 @@ class World:
         plan_source(
             contracts,
             ledger=self.ledger,
-            source_clock=SimulatedReader(self, source, contracts[0]).clock,
+            scout=ToldScout(SimulatedReader(self, source, contracts[0]).clock),
             bucket=source.bucket,
         )
         send_pending(self.ledger, self.sender)
