@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import alarms, local, look, plan, prove, quarantine, queues, redrive, sources, sweep
+from cli import alarms, contract, local, look, plan, prove, quarantine, queues, redrive, sources, sweep
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -74,6 +74,7 @@ for command in (
 ):
     app.command()(errors_told()(command))
 
+app.add_typer(contract.app, name="contract")
 app.add_typer(quarantine.app, name="quarantine")
 
 
