@@ -153,7 +153,15 @@ def _of_type(column: Column, found: SourceColumn, *, types: SourceTypes) -> Chan
         edit = _type_edit(column, after, types=types)
         return Change(ChangeKind.TYPE_NOT_CARRIED, column.name, str(column.type), after, edit=edit)
     kind = _kind_of_change(column, before, after, types=types)
-    return Change(kind, column.name, before, after, edit=_type_edit(column, after, types=types))
+    edit = _type_edit(column, after, types=types)
+    return Change(kind, column.name, before, after, _remark(column, after, types=types), edit)
+
+
+def _remark(column: Column, after: str, *, types: SourceTypes) -> str:
+    is_kept = types.can_carry(after, column.output_type)
+    if column.output_type == STRING or not is_kept or types.fate_of(after).carriage is Carriage.EXACT:
+        return ""
+    return f"values that {column.type} cannot hold become rejected rows"
 
 
 def _kind_of_change(column: Column, before: str, after: str, *, types: SourceTypes) -> ChangeKind:
