@@ -13,7 +13,7 @@ from typing import Protocol
 
 from shared.domain.alarms import Alarm
 from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
-from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
@@ -63,6 +63,24 @@ class BatchTally:
     #: When the one that is in it longest entered the state, and when the one that is in it shortest.
     longest_since: datetime
     latest_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTally:
+    """What the evidence of some batches of a table adds up to: one column under one version of the contract."""
+
+    contract_version: int
+    column: str
+    mask: MaskKind
+    #: Empty for masks without a key.
+    key_id: str
+    batch_count: int
+    masked_value_count: int
+    #: The batches whose windows end first and last.
+    first_batch_id: str
+    last_batch_id: str
+    first_window_end: datetime
+    last_window_end: datetime
 
 
 class LedgerTransaction(Protocol):
@@ -318,6 +336,18 @@ class LedgerTransaction(Protocol):
 
     def mask_evidence(self, batch_id: str) -> list[MaskEvidence]:
         """Return what was masked in a batch."""
+        ...
+
+    def mask_tallies(self, source: str, table: str) -> list[MaskTally]:
+        """
+        Return what was masked in the batches of a table, by contract version, column, mask and key.
+
+        Of batches that are in `STATES_AFTER_READING`, and of each its last reading.
+        """
+        ...
+
+    def read_batch_counts(self, source: str, table: str) -> dict[int, int]:
+        """Return how many batches of a table are in `STATES_AFTER_READING`, by contract version."""
         ...
 
     # Outbox.

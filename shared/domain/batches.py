@@ -88,6 +88,16 @@ STATES_AT_REST = FINAL_STATES | HELD_STATES
 #: States whose batch has its rows safely in `final/`: the copies before it may go.
 STATES_IN_FINAL = frozenset({BatchState.COMMITTED, BatchState.PUBLISHING, BatchState.PUBLISHED})
 
+#: States of a batch whose source was read under the contract that the batch has.
+STATES_AFTER_READING = frozenset(BatchState) - {
+    BatchState.PLANNED,
+    BatchState.EXTRACTING,
+    # A replay may have given it another contract, under which it was not read yet.
+    BatchState.QUARANTINED,
+    BatchState.FAILED,
+    BatchState.DISCARDED,
+}
+
 
 def _edges() -> frozenset[tuple[BatchState, BatchState]]:
     edges: set[tuple[BatchState, BatchState]] = set()

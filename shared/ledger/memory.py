@@ -7,6 +7,7 @@ last change first, if it raises.
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import (
     EDGES,
     FINAL_STATES,
+    STATES_AFTER_READING,
     STATES_AT_REST,
     STATES_IN_FINAL,
     Attempt,
@@ -27,7 +29,7 @@ from shared.domain.batches import (
     BatchState,
     Stage,
 )
-from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
@@ -35,7 +37,7 @@ from shared.domain.reasons import Reason
 from shared.domain.sources import SourceGuard
 from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, is_second_reading
 from shared.errors import IllegalTransition, StaleRevision
-from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
+from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage, PendingMessage, QueueName
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -547,6 +549,41 @@ class _MemoryTransaction:
 
     def mask_evidence(self, batch_id: str) -> list[MaskEvidence]:
         return [item for _, item in sorted(self._tables.evidence.get(batch_id, {}).items())]
+
+    def mask_tallies(self, source: str, table: str) -> list[MaskTally]:
+        found: dict[tuple[int, str, MaskKind, str], list[tuple[Batch, MaskEvidence]]] = {}
+        for batch in sorted(
+            self._read_batches(source, table), key=lambda batch: (batch.window.end, batch.id)
+        ):
+            evidence = self.mask_evidence(batch.id)
+            last = max((item.attempt for item in evidence), default=0)
+            for item in evidence:
+                if item.attempt == last:
+                    key = batch.contract_version, item.column, item.mask, item.key_id
+                    found.setdefault(key, []).append((batch, item))
+        return [
+            MaskTally(
+                *key,
+                batch_count=len(items),
+                masked_value_count=sum(item.masked_value_count for _, item in items),
+                first_batch_id=items[0][0].id,
+                last_batch_id=items[-1][0].id,
+                first_window_end=items[0][0].window.end,
+                last_window_end=items[-1][0].window.end,
+            )
+            for key, items in sorted(found.items())
+        ]
+
+    def read_batch_counts(self, source: str, table: str) -> dict[int, int]:
+        versions = Counter(batch.contract_version for batch in self._read_batches(source, table))
+        return dict(sorted(versions.items()))
+
+    def _read_batches(self, source: str, table: str) -> list[Batch]:
+        return [
+            batch
+            for batch in self._tables.batches.values()
+            if (batch.source, batch.table) == (source, table) and batch.state in STATES_AFTER_READING
+        ]
 
     # Outbox.
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 import psycopg
 import sqlalchemy
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     CursorResult,
@@ -34,13 +35,14 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.exc import IntegrityError
 
 from shared.contract_document import from_json, to_json
 from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import (
     FINAL_STATES,
+    STATES_AFTER_READING,
     STATES_AT_REST,
     STATES_IN_FINAL,
     Attempt,
@@ -67,7 +69,7 @@ from shared.domain.windows import (
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
-from shared.ports import BatchTally, LedgerTransaction, OutboxMessage, PendingMessage, QueueName
+from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage, PendingMessage, QueueName
 
 Row: TypeAlias = sqlalchemy.Row[Any]
 
@@ -716,6 +718,59 @@ class _PostgresTransaction:
         )
         return [_evidence_of(row) for row in rows]
 
+    def mask_tallies(self, source: str, table: str) -> list[MaskTally]:
+        later = _mask_evidence.alias()
+        is_superseded = exists().where(
+            later.c.batch_id == _mask_evidence.c.batch_id, later.c.attempt > _mask_evidence.c.attempt
+        )
+        grouped = (
+            _batch.c.contract_version,
+            _mask_evidence.c.column_name,
+            _mask_evidence.c.mask,
+            _mask_evidence.c.key_id,
+        )
+        by_window = (_batch.c.window_end, _batch.c.id)
+        query = (
+            select(
+                *grouped,
+                func.count().label("batch_count"),
+                cast(func.sum(_mask_evidence.c.masked_value_count), BigInteger).label("masked_value_count"),
+                func.array_agg(aggregate_order_by(_batch.c.id, *by_window)).label("batch_ids"),
+                func.min(_batch.c.window_end).label("first_window_end"),
+                func.max(_batch.c.window_end).label("last_window_end"),
+            )
+            .join_from(_mask_evidence, _batch, _batch.c.id == _mask_evidence.c.batch_id)
+            .where(*_was_read(source, table), ~is_superseded)
+            .group_by(*grouped)
+        ).subquery()
+        ids = query.c.batch_ids
+        rows = self._execute(
+            select(
+                query, ids[1].label("first_batch_id"), ids[func.cardinality(ids)].label("last_batch_id")
+            ).order_by(query.c.contract_version, query.c.column_name, query.c.mask, query.c.key_id)
+        )
+        return [
+            MaskTally(
+                contract_version=row.contract_version,
+                column=row.column_name,
+                mask=MaskKind(row.mask),
+                key_id=row.key_id,
+                batch_count=row.batch_count,
+                masked_value_count=row.masked_value_count,
+                first_batch_id=row.first_batch_id,
+                last_batch_id=row.last_batch_id,
+                first_window_end=row.first_window_end,
+                last_window_end=row.last_window_end,
+            )
+            for row in rows
+        ]
+
+    def read_batch_counts(self, source: str, table: str) -> dict[int, int]:
+        version = _batch.c.contract_version
+        query = select(version, func.count().label("batch_count")).where(*_was_read(source, table))
+        rows = self._execute(query.group_by(version).order_by(version))
+        return {row.contract_version: row.batch_count for row in rows}
+
     # Outbox.
 
     def post(self, message: OutboxMessage) -> None:
@@ -1064,6 +1119,14 @@ def _file_of(row: Row) -> DataFile:
         recorded_at=row.recorded_at,
         checked_at=row.checked_at,
         deleted_at=row.deleted_at,
+    )
+
+
+def _was_read(source: str, table: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        _batch.c.source == source,
+        _batch.c.table_name == table,
+        _batch.c.state.in_(sorted(STATES_AFTER_READING)),
     )
 
 

@@ -1,14 +1,16 @@
 """What people list of a ledger, in memory and on PostgreSQL alike."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_file, add_batch
 
 from infra import migrations
-from shared.domain.batches import BatchState
+from shared.domain.batches import Batch, BatchState, batch_id
+from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, Location
-from shared.ports import BatchTally, Ledger
+from shared.domain.windows import Window
+from shared.ports import BatchTally, Ledger, MaskTally
 
 MINUTE = timedelta(minutes=1)
 
@@ -32,6 +34,44 @@ def test_batches_are_tallied_by_source_table_and_state(ledger: Ledger) -> None:
 def test_an_empty_ledger_has_nothing_to_tally(ledger: Ledger) -> None:
     with ledger.transaction() as tx:
         assert tx.batch_tallies() == []
+
+
+def test_evidence_is_tallied_by_version_column_mask_and_key(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        for number, slot in enumerate(("late", "early", "replayed")):
+            batch = a_batch(slot, state=BatchState.PUBLISHED, window=window_until(NOON - number * MINUTE))
+            tx.insert_mask_evidence([evidence_of(add_batch(tx, batch), count=3_000_000_000)])
+        # Read twice, the second time under another key: that is what left.
+        tx.insert_mask_evidence([evidence_of(batch, attempt=2, key_id="k2", count=5)])
+        for slot, state in (("waits", BatchState.PLANNED), ("held", BatchState.QUARANTINED)):
+            other = add_batch(tx, a_batch(slot, state=state))
+            tx.insert_mask_evidence([evidence_of(other)])
+        add_batch(tx, a_batch("without", state=BatchState.EXTRACTED))
+
+    with ledger.transaction() as tx:
+        tallies, counts = tx.mask_tallies("shop", "orders"), tx.read_batch_counts("shop", "orders")
+
+    late, early, replayed = (batch_id("shop", "orders", slot) for slot in ("late", "early", "replayed"))
+    two_back = NOON - 2 * MINUTE
+    assert tallies == [
+        MaskTally(1, "email", MaskKind.HMAC, "k1", 2, 6_000_000_000, early, late, NOON - MINUTE, NOON),
+        MaskTally(1, "email", MaskKind.HMAC, "k2", 1, 5, replayed, replayed, two_back, two_back),
+    ]
+    assert counts == {1: 4}
+
+
+def test_a_table_that_was_never_read_has_no_evidence(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        assert tx.mask_tallies("shop", "orders") == []
+        assert tx.read_batch_counts("shop", "orders") == {}
+
+
+def window_until(end: datetime) -> Window:
+    return Window(end - timedelta(hours=1), end)
+
+
+def evidence_of(batch: Batch, *, attempt: int = 1, key_id: str = "k1", count: int = 1) -> MaskEvidence:
+    return MaskEvidence(batch.id, attempt, "email", MaskKind.HMAC, key_id, count)
 
 
 def test_files_are_found_by_bucket_foreign_ones_too(ledger: Ledger) -> None:
