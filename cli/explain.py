@@ -10,7 +10,9 @@ from shared.domain.batches import (
     Batch,
     BatchState,
 )
+from shared.domain.quiet_hours import quiet_until
 from shared.domain.reasons import Reason
+from shared.domain.sources import SourceGuard
 
 _NEXT = {
     BatchState.PLANNED: "An extractor claims it and reads the window from the source.",
@@ -73,8 +75,12 @@ CURES = {
 }
 
 
-def next_step(batch: Batch, attempts: list[Attempt], *, now: datetime) -> str:
-    """Return what happens next with a batch."""
+def next_step(
+    batch: Batch, attempts: list[Attempt], *, now: datetime, guard: SourceGuard | None = None
+) -> str:
+    """Return what happens next with a batch. The guard of its source tells what a planned one waits for."""
+    if batch.state is BatchState.PLANNED and batch.woken_at is None and guard is not None:
+        return _of_deferred(batch, guard, now=now)
     for stage, states in STAGE_STATES.items():
         if batch.state is states.running:
             return _of_running(stage, [attempt for attempt in attempts if attempt.stage is stage], now=now)
@@ -82,6 +88,16 @@ def next_step(batch: Batch, attempts: list[Attempt], *, now: datetime) -> str:
     if batch.reason is Reason.ATTEMPT_FAILED:
         sentence = f"{sentence} Its last attempt failed; the next one follows after a pause."
     return sentence
+
+
+def _of_deferred(batch: Batch, guard: SourceGuard, *, now: datetime) -> str:
+    if quiet_end := quiet_until(guard.limits.quiet_hours, now):
+        why = f"the quiet hours of its source, {batch.source}, to end at {quiet_end:%Y-%m-%dT%H:%M:%SZ}"
+    elif closed_until := guard.closed_until(now):
+        why = f"its source, {batch.source}, which failed time and again, to be tried after {closed_until:%Y-%m-%dT%H:%M:%SZ}"
+    else:
+        why = f"one of the {guard.limits.max_concurrent_extracts} places at its source, {batch.source}"
+    return f"It waits for {why}. It is woken by itself, and uses up no attempt meanwhile."
 
 
 def _of_running(stage: str, attempts: list[Attempt], *, now: datetime) -> str:

@@ -35,6 +35,7 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import MaskEvidence
 from shared.domain.files import Area, DataFile, FileStatus, Location, ParsedKey, quarantine_key
+from shared.domain.sources import SourceGuard
 from shared.errors import ConfigurationError
 from shared.ports import BatchTally, Ledger, LedgerTransaction
 
@@ -348,9 +349,14 @@ def _tell(tx: LedgerTransaction, batch: Batch) -> Story:
         attempts=attempts,
         files=tx.files(batch_id=batch.id),
         masks=tx.mask_evidence(batch.id),
-        next=next_step(batch, attempts, now=tx.now()),
+        next=next_step(batch, attempts, now=tx.now(), guard=_guard_of(tx, batch.source)),
         cure=cure(batch),
     )
+
+
+def _guard_of(tx: LedgerTransaction, source: str) -> SourceGuard | None:
+    """Return the guard of a source without locking it."""
+    return next((guard for guard in tx.source_guards() if guard.source == source), None)
 
 
 def _story_document(story: Story | None) -> dict[str, object]:

@@ -23,6 +23,7 @@ from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import FINAL_STATES, HELD_STATES, Batch, BatchState
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
+from shared.domain.quiet_hours import QuietHours, quiet_time
 from shared.domain.sources import FAILURES_THAT_OPEN, SourceGuard
 from shared.errors import EsclusaError, Unavailable
 from shared.ports import Ledger, LedgerTransaction, Notice, Notifier, QueueInspector, QueueName
@@ -127,10 +128,12 @@ def _look_into_ledger(tx: LedgerTransaction, *, limits: AlarmLimits) -> Facts:
     now = tx.now()
     expectations = tx.expectations()
     progress = {(item.source, item.table): item for item in tx.table_progress()}
+    guards = tx.source_guards()
+    quiet = _quiet_hours_by_source(guards)
     blocking = {}
     for item in expectations:
         table = item.source, item.table
-        if is_late(item, progress.get(table), now=now):
+        if is_late(item, progress.get(table), now=now, quiet_hours=quiet.get(item.source, ())):
             for batch in tx.batches(source=item.source, table=item.table, states=_OPEN_STATES, limit=1):
                 blocking[table] = batch
     return Facts(
@@ -139,7 +142,7 @@ def _look_into_ledger(tx: LedgerTransaction, *, limits: AlarmLimits) -> Facts:
         progress=progress,
         blocking=blocking,
         held=tx.batches(states=HELD_STATES, limit=limits.held_limit + 1),
-        guards=tx.source_guards(),
+        guards=guards,
         differing=tx.latest_proofs(differing_only=True),
         oldest_message_at=tx.oldest_pending_at(),
     )
@@ -195,21 +198,40 @@ def freshness_of(expectation: Expectation, progress: TableProgress | None, *, no
     return now - expectation.reached(_published_until(progress))
 
 
-def is_late(expectation: Expectation, progress: TableProgress | None, *, now: datetime) -> bool:
-    """Return whether rows of a table are missing that should be in the warehouse by now."""
-    return expectation.is_late(_published_until(progress), now=now)
+def is_late(
+    expectation: Expectation,
+    progress: TableProgress | None,
+    *,
+    now: datetime,
+    quiet_hours: Sequence[QuietHours] = (),
+) -> bool:
+    """
+    Return whether rows of a table are missing that should be in the warehouse by now.
+
+    The quiet hours of its source do not count: nobody expects then what nobody may read.
+    """
+    published_until = _published_until(progress)
+    if not expectation.is_late(published_until, now=now):
+        return False
+    quiet = quiet_time(quiet_hours, expectation.reached(published_until), now)
+    return expectation.is_late(published_until, now=now - quiet)
 
 
 def _published_until(progress: TableProgress | None) -> datetime | None:
     return progress.published_until if progress else None
 
 
+def _quiet_hours_by_source(guards: Sequence[SourceGuard]) -> dict[str, tuple[QuietHours, ...]]:
+    return {guard.source: guard.limits.quiet_hours for guard in guards}
+
+
 def _late_tables(facts: Facts) -> list[Condition]:
+    quiet = _quiet_hours_by_source(facts.guards)
     late = []
     for expectation in facts.expectations:
         table = expectation.source, expectation.table
         progress = facts.progress.get(table)
-        if is_late(expectation, progress, now=facts.now):
+        if is_late(expectation, progress, now=facts.now, quiet_hours=quiet.get(expectation.source, ())):
             detail = _why_late(expectation, progress, facts.blocking.get(table))
             late.append(Condition(AlarmKind.TABLE_LATE, table_name(*table), detail))
     return late

@@ -25,8 +25,9 @@ from shared.domain.alarms import Alarm, AlarmKind
 from shared.domain.batches import BatchState
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
+from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
-from shared.domain.sources import SourceGuard
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import Window
 from shared.errors import ConfigurationError, EsclusaError, SecretNotFound, Unavailable
 from shared.ledger.memory import MemoryLedger
@@ -104,6 +105,20 @@ def test_a_table_of_which_nothing_was_ever_planned_is_late(desk: Desk) -> None:
     assert late.subject == "shop.orders"
     assert "nothing was ever planned" in late.detail
     assert "esclusa enqueue" in late.detail
+
+
+def test_a_table_whose_source_may_not_be_read_is_not_late(desk: Desk) -> None:
+    limits = SourceLimits(quiet_hours=(QuietHours.parse("12:30-20:30 UTC"),))
+    desk.change(lambda tx: tx.save_expectation(EXPECTED))
+    desk.change(lambda tx: tx.save_source_guard(SourceGuard("shop", limits)))
+    desk.clock.moment = NOON + timedelta(hours=9)
+    after_half_an_hour_of_each = desk.found()
+    desk.clock.advance(minutes=1)
+
+    after_more = desk.found()
+
+    assert after_half_an_hour_of_each == {}
+    assert "nothing was ever planned" in after_more[AlarmKind.TABLE_LATE].detail
 
 
 def test_a_table_is_late_when_the_cron_that_planned_it_died(desk: Desk) -> None:

@@ -23,8 +23,10 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, FileStatus
+from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import PlannedWindow, Window, slot_of
 from shared.lifecycle import StageResult
 
@@ -350,6 +352,31 @@ def test_every_reason_has_a_cure_and_every_state_a_next_step() -> None:
         assert (cure(held) or "").endswith(f"esclusa quarantine replay {batch.id}")
     for state in STATES_AT_REST - HELD_STATES:
         assert cure(replace(batch, state=state)) is None
+
+
+@pytest.mark.parametrize(
+    ("guard", "told"),
+    [
+        (SourceGuard("shop", SourceLimits(1)), "one of the 1 places at its source, shop"),
+        (
+            SourceGuard("shop", failures_in_a_row=3, open_until=NOON + timedelta(minutes=5)),
+            "to be tried after 2026-11-22T12:05:00Z",
+        ),
+        (
+            SourceGuard("shop", SourceLimits(quiet_hours=(QuietHours.parse("11:00-13:30 UTC"),))),
+            "the quiet hours of its source, shop, to end at 2026-11-22T13:30:00Z",
+        ),
+    ],
+)
+def test_a_deferred_batch_tells_what_it_waits_for(guard: SourceGuard, told: str) -> None:
+    shell = Shell()
+    batch = plan(shell)
+    with shell.ledger.transaction() as tx:
+        tx.save_source_guard(guard)
+        (planned,) = tx.batches()
+        tx.save_batch(replace(planned, woken_at=None))
+
+    assert told in shell.run("why", batch, "--json").document["next"]
 
 
 def test_a_running_attempt_is_told_apart_from_one_that_is_lost() -> None:

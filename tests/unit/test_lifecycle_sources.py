@@ -1,5 +1,6 @@
 """Places at a source, its breaker, and the time before which no attempt begins."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from support.ledgers import SteppingClock
 
 from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, BatchState, Stage, batch_id
+from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import FAILURES_THAT_OPEN, LONGEST_OPEN, SourceGuard, SourceLimits
@@ -32,6 +34,12 @@ class Fleet:
     def set_places(self, places: int, *, source: str = "shop") -> None:
         with self.ledger.transaction() as tx:
             tx.save_source_guard(SourceGuard(source, SourceLimits(places)))
+
+    def be_quiet(self, *hours: str, source: str = "shop") -> None:
+        with self.ledger.transaction() as tx:
+            guard = tx.source_guard(source)
+            limits = replace(guard.limits, quiet_hours=tuple(QuietHours.parse(text) for text in hours))
+            tx.save_source_guard(replace(guard, limits=limits))
 
     def plan(self, *slots: str, source: str = "shop") -> list[str]:
         """Plan batches one after the other, and let their first messages leave."""
@@ -341,6 +349,63 @@ def test_a_batch_that_is_taken_over_while_the_breaker_opens_waits_for_it_and_is_
 
     assert taken_over is None
     assert (started, fleet.woken()) == (1, [second])
+
+
+# ---- quiet hours -------------------------------------------------------------------------------------------
+
+
+def test_in_quiet_hours_no_batch_begins_and_none_uses_up_an_attempt() -> None:
+    fleet = Fleet(places=2)
+    fleet.be_quiet("11:00-13:00 UTC")
+    first, second = fleet.plan("1", "2")
+
+    refused = [fleet.claim(id_) for id_ in (first, second, first)]
+    started = fleet.start_deferred()
+
+    assert refused == [None] * 3
+    assert (started, fleet.woken()) == (0, [])
+    assert fleet.deferred() == [first, second]
+    assert not fleet.batch(first).attempts
+
+
+def test_when_quiet_hours_are_over_those_who_waited_begin_by_themselves() -> None:
+    fleet = Fleet(places=2)
+    fleet.be_quiet("11:00-13:00 UTC")
+    batches = fleet.plan("1", "2", "3")
+    for id_ in batches:
+        fleet.claim(id_)
+    fleet.clock.moment = NOON + timedelta(hours=1)
+
+    started = fleet.start_deferred()
+
+    assert (started, fleet.woken()) == (2, batches[:2])
+    assert [fleet.claimed(id_).number for id_ in batches[:2]] == [1, 1]
+
+
+def test_what_was_begun_before_quiet_hours_is_read_to_its_end_and_hands_no_place_on() -> None:
+    fleet = Fleet(places=1)
+    first, second = fleet.plan("1", "2")
+    attempt = fleet.claimed(first)
+    fleet.claim(second)
+    fleet.be_quiet("11:00-13:00 UTC")
+
+    fleet.complete(attempt)
+
+    assert fleet.batch(first).state is BatchState.EXTRACTED
+    assert fleet.woken() == []
+    assert fleet.deferred() == [second]
+
+
+def test_quiet_hours_that_are_lifted_hold_nobody() -> None:
+    fleet = Fleet(places=1)
+    fleet.be_quiet("11:00-13:00 UTC")
+    (only,) = fleet.plan("1")
+    fleet.claim(only)
+
+    fleet.be_quiet()
+    started = fleet.start_deferred()
+
+    assert (started, fleet.woken()) == (1, [only])
 
 
 # ---- no attempt before its time ------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from support.simulation.world import HARD_TIME_LIMIT, LEASE, SWEEP_EVERY, World,
 from shared.domain.batches import Stage
 from shared.domain.sources import FAILURES_THAT_OPEN, SourceLimits
 
+#: The world begins at noon.
+SOME_QUIET_HOURS = ["11:00-12:20 UTC", "12:10-13:00 UTC", "13:00-20:00 UTC", "12:40-16:00 Europe/Rome"]
+
 BAD = [Behaviour.HUNG, Behaviour.FAILING, Behaviour.ENDLESS]
 
 
@@ -127,6 +130,34 @@ def test_while_a_source_hangs_its_workers_are_few_and_its_attempts_end() -> None
     assert max(ended) <= HARD_TIME_LIMIT + LEASE + 2 * SWEEP_EVERY
 
 
+# ---- quiet hours -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_source_in_its_quiet_hours_holds_no_worker_and_all_of_it_arrives_afterwards(seed: int) -> None:
+    dice = random.Random(seed)
+    quiet = a_source("quiet", places=dice.randrange(1, 4))
+    world = World(seed, sources=[quiet, a_source("sound")], extract_workers=1)
+    world.set_quiet_hours("quiet", "11:50-14:00 UTC")
+    world.start_plan("quiet")
+    run_for(world, timedelta(seconds=30))
+    world.start_plan("quiet", "sound")
+    run_for(world, timedelta(seconds=1))
+    world.start_plan("sound")
+
+    run_for(world, timedelta(minutes=90))
+    with world.transaction() as tx:
+        begun = [attempt for batch in tx.batches(source="quiet") for attempt in tx.attempts(batch.id)]
+    if dice.random() < 0.7:
+        world.lose_messages()
+    run_for(world, timedelta(minutes=40))
+    run_to_rest(world)
+
+    assert begun == []
+    assert max(waits(world)) <= timedelta(minutes=5)
+    assert_promises(world)
+
+
 # ---- nobody waits for ever -------------------------------------------------------------------------------------
 
 
@@ -144,6 +175,7 @@ def test_after_the_cure_every_batch_arrives_whatever_was_lost_meanwhile(seed: in
             world.lose_messages()
         for source in world.sources:
             world.set_places(source.name, dice.randrange(1, 4))
+            world.set_quiet_hours(source.name, *dice.sample(SOME_QUIET_HOURS, dice.randrange(2)))
     for source in bad:
         source.behaviour = Behaviour.SOUND
     run_to_rest(world)

@@ -52,6 +52,7 @@ from shared.csv_dialect import header_line
 from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.counts import Count
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location, final_key, rejects_key
+from shared.domain.quiet_hours import QuietHours, quiet_until
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.errors import EsclusaError, IllegalTransition, Interrupted, Refused, Unavailable
@@ -604,6 +605,13 @@ class World:
             guard = tx.source_guard(source)
             tx.save_source_guard(replace(guard, limits=sought.limits))
 
+    def set_quiet_hours(self, source: str, *hours: str) -> None:
+        """Say in which hours no extract attempt of a source may begin from now on."""
+        sought = self.source(source)
+        sought.limits = replace(sought.limits, quiet_hours=tuple(QuietHours.parse(text) for text in hours))
+        with self.transaction() as tx:
+            tx.save_source_guard(replace(tx.source_guard(source), limits=sought.limits))
+
     def check_place(self, claimed: Attempt) -> None:
         """Check that an attempt that was claimed just now has a place at its source."""
         if claimed.stage is not Stage.EXTRACT:
@@ -615,6 +623,7 @@ class World:
             # Not what the file says: a planner that stood still may have recorded what it said before.
             limits = tx.source_guard(batch.source).limits
         places = limits.max_concurrent_extracts
+        assert quiet_until(limits.quiet_hours, self.now) is None, f"{batch.source} is read in its quiet hours"
         assert running <= places, (
             f"{running} extract attempts of {batch.source} run at once, in {places} places"
         )
