@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.context import DEFAULT_SOURCES, JsonOption, SourceFilter, SourcesOption, connections_of
+from cli.contract import print_drift
 from cli.explain import cure
 from cli.held import RejectedRows, Selection, batches_with_rejects, held_batches, rejected_rows
 from cli.look import MAX_LIMIT, file_document
@@ -36,7 +37,8 @@ from cli.output import (
 from cli.replays import Loss, Replayed, Replays, discard_rejects, loss_of, loss_of_rejects
 from cli.replays import discard as discard_batch
 from cli.set_aside import Header, RejectedCell, columns_of, compare_header, rejected_cells
-from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState
+from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
+from shared.domain.drift import HOLDING, Drift
 from shared.domain.files import Area, DataFile, FileFormat
 from shared.domain.reasons import Reason
 from shared.errors import EsclusaError, Unavailable
@@ -246,6 +248,8 @@ class Evidence:
     objects: Sequence[tuple[DataFile, Header | None]]
     readings: Sequence[Batch]
     cells: Sequence[RejectedCell] | None
+    #: What the source had otherwise than the contract; None if that is not why it is held.
+    drift: Drift | None
 
 
 def show(
@@ -284,6 +288,7 @@ def _gather(fleet: "Fleet", batch_id: str, *, cell_limit: int | None) -> Evidenc
         attempts, history = tx.attempts(batch.id), tx.events(batch.id)
         files = tx.files(batch_id=batch.id, areas=[Area.QUARANTINE], present_only=True)
         readings = rejected_rows(tx, batch).readings
+        drift = _drift_of(tx, batch)
     headers = {
         file.location: compare_header(file, contract, store=fleet.store)
         for file in [file for file in files if file.format is FileFormat.CSV][:MAX_HEADERS_COMPARED]
@@ -303,7 +308,16 @@ def _gather(fleet: "Fleet", batch_id: str, *, cell_limit: int | None) -> Evidenc
         [(file, headers.get(file.location)) for file in files],
         readings,
         cells,
+        drift,
     )
+
+
+def _drift_of(tx: LedgerTransaction, batch: Batch) -> Drift | None:
+    """Return what the last attempt of a held batch found at its source otherwise, if that is why it is held."""
+    if batch.reason not in HOLDING.values():
+        return None
+    findings = tx.manifest(batch.id, Stage.EXTRACT, batch.attempt_number(Stage.EXTRACT)) or {}
+    return Drift.of_document(findings["drift"]) if "drift" in findings else None
 
 
 def _print_evidence(evidence: Evidence, *, cell_limit: int) -> None:
@@ -321,6 +335,10 @@ def _print_evidence(evidence: Evidence, *, cell_limit: int) -> None:
         "header": ", ".join(evidence.header),
     }
     print_facts(facts)
+    if evidence.drift is not None:
+        print_section("what the source has otherwise")
+        print_drift(evidence.drift, none="nothing")
+        typer.echo(f"take it into the file: esclusa contract accept {batch.source}.{batch.table} --dry-run")
     print_section("attempts")
     print_table(
         [
@@ -386,6 +404,7 @@ def _evidence_document(evidence: Evidence, *, cell_limit: int) -> dict[str, obje
     return {
         "batch": asdict(evidence.batch),
         "cure": cure(evidence.batch),
+        "drift": None if evidence.drift is None else evidence.drift.document(),
         "attempts": [asdict(attempt) for attempt in evidence.attempts],
         "history": [asdict(event) for event in evidence.history[-MAX_EVENTS_SHOWN:]],
         "header": evidence.header,
