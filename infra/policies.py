@@ -56,7 +56,7 @@ def watcher_statements(
 def worker_statements(
     prefix: str,
     worker: str,
-    queue: QueueName,
+    queues: Sequence[QueueName],
     *,
     ledger_dsn: str,
     warehouse_dsn: str,
@@ -69,7 +69,7 @@ def worker_statements(
             references += [*origin.mask_keys.values(), *origin.connection.values()]
     elif worker == "publisher":
         references.append(warehouse_dsn)
-    own = [*_secrets(references), _send(prefix), _consume(prefix, queue)]
+    own = [*_secrets(references), _send(prefix), _consume(prefix, *queues)]
     write = ["s3:PutObject", "s3:AbortMultipartUpload"]
     match worker:
         case "extractor":
@@ -164,7 +164,7 @@ def _queue_arn(prefix: str, queue: QueueName) -> Statement:
     return {"Fn::Sub": f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{name}"}
 
 
-def _consume(prefix: str, queue: QueueName) -> Statement:
+def _consume(prefix: str, *queues: QueueName) -> Statement:
     return {
         "Sid": "Consume",
         "Effect": "Allow",
@@ -174,7 +174,7 @@ def _consume(prefix: str, queue: QueueName) -> Statement:
             "sqs:ChangeMessageVisibility",
             "sqs:GetQueueAttributes",
         ],
-        "Resource": [_queue_arn(prefix, queue)],
+        "Resource": [_queue_arn(prefix, queue) for queue in queues],
     }
 
 

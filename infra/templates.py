@@ -23,11 +23,11 @@ FUNCTION_QUEUES: Mapping[str, QueueName] = {
     "cleaner": QueueName.CLEAN,
 }
 
-#: The queue of each worker service.
-WORKER_QUEUES: Mapping[str, QueueName] = {
-    "extractor": QueueName.EXTRACT,
-    "processor": QueueName.PROCESS,
-    "publisher": QueueName.PUBLISH,
+#: The queues of each worker service. A worker takes from one of them; which one, its settings say.
+WORKER_QUEUES: Mapping[str, tuple[QueueName, ...]] = {
+    "extractor": (QueueName.EXTRACT, QueueName.BACKFILL),
+    "processor": (QueueName.PROCESS,),
+    "publisher": (QueueName.PUBLISH,),
 }
 
 SWEEPER = "sweeper"
@@ -146,7 +146,7 @@ def _queue(plan: Plan, queue: QueueName) -> Template:
 
 
 def _visibility_timeout_seconds(plan: Plan, queue: QueueName) -> int:
-    if queue in WORKER_QUEUES.values():
+    if any(queue in queues for queues in WORKER_QUEUES.values()):
         return plan.worker_visibility_timeout_seconds
     # Source: AWS Lambda Developer Guide, "Configuring a queue to use with Lambda": six times the timeout.
     return 6 * plan.function_timeout_seconds

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -28,8 +28,24 @@ from local.stack import FOUNDATION_NAMES, Stack, bring_up, describe, take_down
 from shared.catalog import load_sources
 from shared.errors import Unavailable
 
-#: The workers of the embedded fleet and how many tasks each has at once.
-WORKERS = {"extractor": 2, "processor": 1, "publisher": 1}
+
+@dataclass(frozen=True, slots=True)
+class LocalWorker:
+    """A worker process of the embedded fleet."""
+
+    service: str
+    #: How many tasks it has at once.
+    concurrency: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+#: The workers of the embedded fleet by the names of their processes.
+WORKERS = {
+    "extractor": LocalWorker("extractor", concurrency=2),
+    "backfiller": LocalWorker("extractor", environment={"ESCLUSA_EXTRACT_QUEUE": "backfill"}),
+    "processor": LocalWorker("processor"),
+    "publisher": LocalWorker("publisher"),
+}
 SCHEDULER = "scheduler"
 
 ENVIRONMENT_FILE = "environment.json"
@@ -146,13 +162,17 @@ def worker_processes(environment: dict[str, str]) -> list[ProcessSpec]:
     """Return how to run the workers and the scheduler."""
     workers = [
         ProcessSpec(
-            name=worker,
-            command=[PYTHON, "-m", f"services.{worker}.app"],
-            environment={**environment, "ESCLUSA_CONCURRENCY": str(concurrency)},
+            name=name,
+            command=[PYTHON, "-m", f"services.{worker.service}.app"],
+            environment={
+                **environment,
+                **worker.environment,
+                "ESCLUSA_CONCURRENCY": str(worker.concurrency),
+            },
             # Soft shutdown, one receive, interruption, and the end of the processes.
             stop_seconds=20.0,
         )
-        for worker, concurrency in WORKERS.items()
+        for name, worker in WORKERS.items()
     ]
     scheduler = ProcessSpec(
         name=SCHEDULER,

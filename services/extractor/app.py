@@ -11,7 +11,6 @@ from services.extractor.settings import ExtractorSettings
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
 from shared.fleet import Fleet
 from shared.lifecycle import StageResult
-from shared.ports import QueueName
 from shared.settings import FleetSettings
 from shared.stage import Assignment
 from shared.telemetry.logs import configure_logging
@@ -45,12 +44,12 @@ def wired_extractor() -> Extractor:
 
 
 def main() -> int:
-    """Serve the extract queue until SIGTERM."""
+    """Serve one of the queues of extracts until SIGTERM."""
     configure_logging("extractor")
-    fleet = FleetSettings()
+    fleet, queue = FleetSettings(), ExtractorSettings().extract_queue
     app = make_worker_app(
         "extractor",
-        queue=WorkerQueue(QueueName.EXTRACT, fleet.queue_url(QueueName.EXTRACT)),
+        queue=WorkerQueue(queue, fleet.queue_url(queue)),
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.extractor.tasks"],
     )

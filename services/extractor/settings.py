@@ -1,7 +1,13 @@
 """Settings of the extractor."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.domain.batches import Stage
+from shared.lifecycle import QUEUE_STAGES
+from shared.ports import QueueName
 
 
 class ExtractorSettings(BaseSettings):
@@ -9,8 +15,19 @@ class ExtractorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ESCLUSA_", frozen=True, extra="ignore")
 
+    extract_queue: QueueName = Field(
+        QueueName.EXTRACT,
+        description="The queue that this extractor takes from: extract, or backfill for parts of first loads and for "
+        "backfills. Run at least one of each.",
+    )
     part_size_in_bytes: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,
         description="A CSV file is closed, and the next begun, at this size.",
     )
+
+    @model_validator(mode="after")
+    def _take_extracts_only(self) -> Self:
+        if QUEUE_STAGES.get(self.extract_queue) is not Stage.EXTRACT:
+            raise ValueError(f"extract_queue: expected extract or backfill, found {self.extract_queue}")
+        return self

@@ -4,16 +4,21 @@ import base64
 import json
 import pickle
 from collections.abc import Iterator
+from itertools import chain
 
 import pytest
 from support.fleet import SmallFleet, until
 
 from infra.templates import WORKER_QUEUES
+from local.fleet import WORKERS
 from shared.domain.files import Area
 from shared.messages import EXTRACT_TASK, clean_message, gate_message, task_message
 from shared.ports import QueueName
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: The queues of the workers.
+WORKED = frozenset(chain.from_iterable(WORKER_QUEUES.values()))
 
 HOSTILE = {
     "no JSON": "hello",
@@ -66,7 +71,7 @@ def impatient_queues(fleet: SmallFleet) -> Iterator[None]:
     for queue in QueueName:
         redrive = json.loads(before[queue]["RedrivePolicy"]) | {"maxReceiveCount": RECEIVES}
         # The worker sets its own.
-        timeout = before[queue]["VisibilityTimeout"] if queue in WORKER_QUEUES.values() else "3"
+        timeout = before[queue]["VisibilityTimeout"] if queue in WORKED else "3"
         sqs.set_queue_attributes(
             QueueUrl=fleet.queue_url(queue),
             Attributes={"VisibilityTimeout": timeout, "RedrivePolicy": json.dumps(redrive)},
@@ -96,7 +101,7 @@ def test_poison_of_every_shape_ends_among_the_dead_letters_of_every_queue(fleet:
             return not missing
 
         until(all_there, what=f"the poison in {queue} to be given up")
-    for worker in WORKER_QUEUES:
+    for worker in WORKERS:
         lines = fleet.home.log_file(worker).read_text()
         assert "message_refused" in lines
         assert "Traceback" not in lines
@@ -104,7 +109,7 @@ def test_poison_of_every_shape_ends_among_the_dead_letters_of_every_queue(fleet:
 
 def meant_for_another(queue: QueueName) -> str:
     """Return a message of ours that has no business in a queue."""
-    if queue in {QueueName.EXTRACT, QueueName.PROCESS, QueueName.PUBLISH}:
+    if queue in WORKED:
         return gate_message("b1", Area.TMP)
     if queue is QueueName.CLEAN:
         return task_message(EXTRACT_TASK, {"batch_id": "b1"}, queue="extract", task_id="b1")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_every_function_is_called_by_its_queue_or_by_a_schedule() -> None:
 
 
 def test_every_queue_has_one_kind_of_reader() -> None:
-    readers = [*FUNCTION_QUEUES.values(), *WORKER_QUEUES.values()]
+    readers = [*FUNCTION_QUEUES.values(), *chain.from_iterable(WORKER_QUEUES.values())]
 
     assert sorted(readers) == sorted(QueueName)
 
@@ -354,7 +355,7 @@ def test_a_role_that_looks_for_an_object_hears_that_there_is_none(role: str) -> 
 
 @pytest.mark.parametrize("role", OBJECTS)
 def test_a_role_takes_messages_from_its_own_queue_only(role: str) -> None:
-    own = {**FUNCTION_QUEUES, **WORKER_QUEUES}.get(role)
+    own = {**{name: (queue,) for name, queue in FUNCTION_QUEUES.items()}, **WORKER_QUEUES}.get(role, ())
     statements = statements_of(role)
 
     for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
@@ -363,7 +364,7 @@ def test_a_role_takes_messages_from_its_own_queue_only(role: str) -> None:
             for queue in QueueName
             if is_allowed(statements, action, queue_arn(queue_name("esclusa", queue)))
         }
-        assert readable == ({own} if own else set())
+        assert readable == set(own)
 
 
 @pytest.mark.parametrize("role", sorted(set(OBJECTS) - {WATCHER}))

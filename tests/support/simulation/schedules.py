@@ -9,7 +9,7 @@ from functools import partial
 
 from support.simulation.effects import FAULTS, Fault
 from support.simulation.promises import assert_readers_see_whole_batches, is_telling
-from support.simulation.world import SWEEP_EVERY, Decide, World
+from support.simulation.world import EXTRACT_QUEUES, SWEEP_EVERY, Decide, World
 
 from shared import lifecycle
 from shared.domain.batches import FINAL_STATES, HELD_STATES
@@ -70,7 +70,7 @@ def drain(world: World) -> None:
             choices += [world.step] * 6
         for queue in QueueName:
             waiting = len(world.queues.waiting(queue))
-            if waiting and (queue is not QueueName.EXTRACT or world.has_free_extract_worker()):
+            if waiting and (queue not in EXTRACT_QUEUES or world.has_free_extract_worker()):
                 choices.append(partial(world.deliver, queue, world.dice.randrange(waiting)))
         if world.events:
             index = world.dice.randrange(len(world.events))

@@ -74,6 +74,8 @@ VISIBILITY = timedelta(minutes=2)
 SOFT_TIME_LIMIT = timedelta(minutes=14)
 HARD_TIME_LIMIT = timedelta(minutes=15)
 SWEEP_EVERY = timedelta(minutes=1)
+#: Who takes from them reads a source.
+EXTRACT_QUEUES = frozenset({QueueName.EXTRACT, QueueName.BACKFILL})
 #: How long a process stands still: longer than its lease, or than strays are left alone.
 STALLS = (3 * LEASE, timedelta(hours=3))
 #: Enough that no schedule uses them up; or so few that batches fail, and a person replays them.
@@ -300,7 +302,7 @@ class World:
 
     def has_free_extract_worker(self) -> bool:
         """Whether a worker has time for one more extract task."""
-        at_work = sum(1 for actor in self.actors if actor.name == QueueName.EXTRACT)
+        at_work = sum(1 for actor in self.actors if actor.name in EXTRACT_QUEUES)
         return self.extract_workers is None or at_work < self.extract_workers
 
     def has_runnable(self) -> bool:
@@ -405,6 +407,7 @@ class World:
     def _handler(self, queue: QueueName, body: str) -> Callable[[], object]:
         work = {
             QueueName.EXTRACT: (Stage.EXTRACT, self.extract),
+            QueueName.BACKFILL: (Stage.EXTRACT, self.extract),
             QueueName.PROCESS: (Stage.PROCESS, self.process),
             QueueName.PUBLISH: (Stage.PUBLISH, self.publish),
         }
