@@ -12,6 +12,7 @@ from shared.errors import ConfigurationError, EsclusaError
 from shared.ports import QueueName
 
 if TYPE_CHECKING:
+    from services.extractor.readers import SourceReader
     from shared.catalog import Catalog, Source
     from shared.fleet import Fleet
     from shared.ports import QueueInspector, SecretStore
@@ -105,6 +106,21 @@ def _check_tables(source: "Source", secrets: "SecretStore") -> Iterator[Check]:
             for finding in reader.check():
                 verdict = Verdict.OK if finding.is_ok else Verdict.FAILED
                 yield Check("table", finding.subject, verdict, finding.detail)
+            most = source.limits.max_rows_of_a_batch
+            if contract.cursor is None and most is not None:
+                subject = f"{contract.source}.{contract.table}"
+                yield _tried("pace", subject, partial(_fits_into_a_batch, reader, most))
+
+
+def _fits_into_a_batch(reader: "SourceReader", most: int) -> str:
+    """Count a table that is read whole each time: at the pace of its source it may never be done."""
+    row_count = reader.count_rows()
+    if row_count > most:
+        raise ConfigurationError(
+            f"expected at most {most} rows, all that limits.rows_per_second lets a batch read by limits.deadline, found "
+            f"{row_count}: no snapshot of it could ever be read. Raise them, or give the table a cursor"
+        )
+    return f"{row_count} rows of {most} that a batch can read in time"
 
 
 def _ledger_revision(fleet: "Fleet") -> str:

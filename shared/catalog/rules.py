@@ -26,6 +26,7 @@ from shared.catalog.translation import (
     expected_by,
     has_previous_pseudonym,
     name_of_previous_pseudonym,
+    source_limits,
 )
 from shared.domain.contracts import (
     COUNTING_KINDS,
@@ -40,7 +41,6 @@ from shared.domain.contracts import (
     Truncation,
 )
 from shared.domain.quiet_hours import leaves_time
-from shared.domain.sources import DEFAULT_DEADLINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ def check_source(
     _check_deadline(source, wrong, document)
     for draft in drafts:
         check_table(draft, source.schedule, document=document)
+        if not {"limits", "schedule"} & wrong and draft.sound("schedule", "cursor"):
+            _check_pace(draft, source, document)
 
 
 def check_table(draft: TableDraft, source_schedule: ScheduleForm, *, document: Document) -> None:
@@ -121,12 +123,27 @@ def _check_deadline(
 ) -> None:
     """A statement or request that may outlast the whole reading is bounded by neither."""
     timeout_seconds = source.limits.timeout_seconds
-    deadline = source.limits.deadline or DEFAULT_DEADLINE
+    deadline = source_limits(source).deadline
     if "limits" not in wrong and timeout_seconds and timeout_seconds > deadline.total_seconds():
         document.report(
             ("limits", "timeout_seconds"),
             expected=f"at most limits.deadline, {deadline.total_seconds():.0f} s",
             found=shown(timeout_seconds),
+        )
+
+
+def _check_pace(draft: TableDraft, source: PostgresSourceForm | RestSourceForm, document: Document) -> None:
+    """Warn of a first load that could never be done. What snapshots come to only the source itself can tell."""
+    most = source_limits(source).max_rows_of_a_batch
+    rows_per_part = (
+        draft.form.schedule.rows_per_part or source.schedule.rows_per_part or DEFAULT_SCHEDULE.rows_per_part
+    )
+    if draft.form.cursor and most is not None and rows_per_part > most:
+        document.warn(
+            (*draft.path, "schedule", "rows_per_part"),
+            expected=f"at most {most}, all that limits.rows_per_second lets a batch read by limits.deadline: larger parts "
+            "of a first load are refused",
+            found=shown(rows_per_part),
         )
 
 

@@ -21,6 +21,7 @@ from shared.domain.batches import Stage
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
+from shared.ports import QueueName
 from shared.secrets.memory import MemorySecrets
 
 TABLES = """
@@ -148,7 +149,7 @@ def test_check_writes_one_line_each(house: House) -> None:
 
     lines = house.run("check").output.splitlines()
 
-    assert sum(line.startswith("ok      queue ") for line in lines) == 8
+    assert sum(line.startswith("ok      queue ") for line in lines) == len(QueueName)
     assert any(line.startswith("ok      table     shop.customers") for line in lines)
 
 
@@ -180,6 +181,23 @@ def test_check_tells_what_vanished_at_the_source_and_goes_on(house: House) -> No
     assert found["table", "shop.products"] == "failed"
     assert found["table", "shop.customers"] == "ok"
     assert any("shoe_size" in check["detail"] for check in ended.document["checks"])
+
+
+@pytest.mark.parametrize(("row_count", "verdict"), [(20, "ok"), (21, "failed")])
+def test_check_tells_of_a_table_that_its_pace_leaves_no_time_for(
+    house: House, row_count: int, verdict: str
+) -> None:
+    file = house.discover()
+    limits = "limits: {max_concurrent_extracts: 3, rows_per_second: 1, deadline: 1m}\n"
+    file.write_text(file.read_text().replace("tables:\n", f"{limits}tables:\n", 1))
+    with psycopg.connect(house.source_dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO products SELECT generate_series(1, %s)", [row_count])
+
+    checks = house.run("check", "--json").document["checks"]
+
+    (pace,) = [check for check in checks if check["kind"] == "pace"]
+    assert (pace["subject"], pace["verdict"]) == ("shop.products", verdict)
+    assert f"{row_count}" in pace["detail"]
 
 
 def test_check_of_one_source_looks_at_no_other(house: House) -> None:

@@ -190,6 +190,20 @@ def test_what_the_fleet_may_take_of_a_source_is_read(source_files: Files) -> Non
 
 
 @pytest.mark.parametrize(
+    ("limits", "warned"),
+    [("rows_per_second: 13333", True), ("rows_per_second: 13334", False), ("deadline: 1s", False)],
+)
+def test_a_first_load_that_its_pace_leaves_no_time_for_is_warned_of(
+    source_files: Files, limits: str, warned: bool
+) -> None:
+    text = SHOP.replace("tables:\n", f"limits: {{{limits}}}\ntables:\n", 1)
+
+    warnings = read_sources(source_files(shop=text)).warnings
+
+    assert [warning.field for warning in warnings] == ["tables.orders.schedule.rows_per_part"] * warned
+
+
+@pytest.mark.parametrize(
     ("limits", "field", "expected"),
     [
         ("{quiet_hours: ['22:00-06:00']}", "limits.quiet_hours[0]", "two times and a zone"),
