@@ -43,7 +43,7 @@ class Reason(StrEnum):
     VALUE_NOT_REPRESENTABLE = "value_not_representable"
     #: The source answered something that cannot be true: an HTML page, a cut body, a total that does not match.
     SOURCE_ANSWER_INVALID = "source_answer_invalid"
-    #: The source sent more pages, rows or bytes than its limits allow.
+    #: The source sent more pages, rows or bytes than its limits, or its pace within the deadline, allow.
     SOURCE_LIMIT_EXCEEDED = "source_limit_exceeded"
 
     # The processor refused rows or a batch.
