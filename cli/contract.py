@@ -1,5 +1,6 @@
 """The commands for what changed at a source: contract diff, contract accept."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,6 +189,11 @@ def print_drift(drift: Drift, *, none: str) -> None:
     )
 
 
+def accept_command(source: str, table: str) -> str:
+    """Return the command that takes what a table has otherwise into its file."""
+    return f"esclusa contract accept {shlex.quote(f'{source}.{table}')}"
+
+
 def edit_text(edit: Edit | None) -> str:
     """Return an edit in a few words."""
     if edit is None:
@@ -316,7 +322,7 @@ def _next_steps(contract: TableContract, held_ids: Sequence[str]) -> Iterator[st
         count = "1 batch is" if len(held_ids) == 1 else f"{len(held_ids)} batches are"
         yield (
             f"{count} held for it; replay: esclusa quarantine replay --source {contract.source} "
-            f"--table {contract.table!r} {reasons}"
+            f"--table {shlex.quote(contract.table)} {reasons}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.context import DEFAULT_SOURCES, JsonOption, SourceFilter, SourcesOption, connections_of
-from cli.contract import print_drift
+from cli.contract import accept_command, print_drift
 from cli.explain import cure
 from cli.held import RejectedRows, Selection, batches_with_rejects, held_batches, rejected_rows
 from cli.look import MAX_LIMIT, file_document
@@ -338,7 +338,7 @@ def _print_evidence(evidence: Evidence, *, cell_limit: int) -> None:
     if evidence.drift is not None:
         print_section("what the source has otherwise")
         print_drift(evidence.drift, none="nothing")
-        typer.echo(f"take it into the file: esclusa contract accept {batch.source}.{batch.table} --dry-run")
+        typer.echo(f"take it into the file: {accept_command(batch.source, batch.table)} --dry-run")
     print_section("attempts")
     print_table(
         [
