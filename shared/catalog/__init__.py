@@ -22,14 +22,19 @@ from pydantic_core import PydanticCustomError
 from shared.catalog.document import Document, parse_document, read_document
 from shared.catalog.filling import fill
 from shared.catalog.forms import (
+    AnySourceForm,
     ColumnForm,
+    DatabaseTableForm,
+    OdbcSourceForm,
     PostgresSourceForm,
-    PostgresTableForm,
     RestColumnForm,
     RestSourceForm,
     RestTableForm,
+    SqlalchemySourceForm,
+    WholeOdbcSource,
     WholePostgresSource,
     WholeRestSource,
+    WholeSqlalchemySource,
     check_name,
 )
 from shared.catalog.problems import Problem, SourceFilesInvalid, shown, suggestion
@@ -76,7 +81,7 @@ class Source:
     def references(self) -> list[str]:
         """Return every reference to a secret that the source needs, for `check`."""
         origin = self.tables[0].origin
-        names = ("dsn", "base_url", "token")
+        names = ("dsn", "connection_string", "url", "base_url", "token")
         found = [origin.connection[name] for name in names if name in origin.connection]
         return [*found, *origin.mask_keys.values()]
 
@@ -176,13 +181,15 @@ def _source_files(directory: Path, problems: list[Problem]) -> Iterator[Path]:
 class _Forms:
     """The forms of a kind of source."""
 
-    source: type[PostgresSourceForm] | type[RestSourceForm]
-    table: type[PostgresTableForm] | type[RestTableForm]
+    source: type[AnySourceForm]
+    table: type[DatabaseTableForm] | type[RestTableForm]
     column: type[ColumnForm]
 
 
 _FORMS = {
-    SourceKind.POSTGRES: _Forms(PostgresSourceForm, PostgresTableForm, ColumnForm),
+    SourceKind.POSTGRES: _Forms(PostgresSourceForm, DatabaseTableForm, ColumnForm),
+    SourceKind.ODBC: _Forms(OdbcSourceForm, DatabaseTableForm, ColumnForm),
+    SourceKind.SQLALCHEMY: _Forms(SqlalchemySourceForm, DatabaseTableForm, ColumnForm),
     SourceKind.REST: _Forms(RestSourceForm, RestTableForm, RestColumnForm),
 }
 
@@ -279,7 +286,10 @@ class _PlainSchema(GenerateJsonSchema):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a source file."""
     whole: TypeAdapter[Any] = TypeAdapter(
-        Annotated[WholePostgresSource | WholeRestSource, Field(discriminator="kind")]
+        Annotated[
+            WholePostgresSource | WholeOdbcSource | WholeSqlalchemySource | WholeRestSource,
+            Field(discriminator="kind"),
+        ]
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

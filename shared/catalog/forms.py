@@ -473,7 +473,7 @@ class TableForm(Form):
     quarantine: QuarantineForm = Field(QuarantineForm(), description="Overrides the source's.")
 
 
-class PostgresTableForm(TableForm):
+class DatabaseTableForm(TableForm):
     """A table or view."""
 
     stand_ins: ClassVar[Mapping[str, Any]] = {**TableForm.stand_ins, "relation": ["-", "-"]}
@@ -562,12 +562,47 @@ class LimitsForm(Form):
     )
 
 
-class PostgresLimits(LimitsForm):
+class DatabaseLimits(LimitsForm):
     """What the fleet, and one batch, may take of the source."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
         None, description="A statement that takes longer is cancelled."
     )
+
+
+class Product(StrEnum):
+    """Whose SQL a database speaks."""
+
+    POSTGRESQL = "postgresql"
+    #: MySQL and MariaDB.
+    MYSQL = "mysql"
+    SQLSERVER = "sqlserver"
+    ORACLE = "oracle"
+    SQLITE = "sqlite"
+
+
+class Fetch(StrEnum):
+    """How an ODBC driver is asked for rows."""
+
+    #: Many at a time.
+    BULK = "bulk"
+    #: One by one, for drivers that cannot do otherwise.
+    ROWS = "rows"
+
+
+class OdbcConnection(Form):
+    """Where the connection string is kept."""
+
+    connection_string: Reference = Field(description="Of a DSN or of a driver: DSN=shop;UID=reader;PWD=…")
+    fetch: Fetch | None = Field(
+        None, description="rows, if the driver cannot give many at a time. bulk by default."
+    )
+
+
+class SqlalchemyConnection(Form):
+    """Where the URL is kept."""
+
+    url: Reference = Field(description="Such as mysql+pymysql://reader:…@host:3306/shop.")
 
 
 class RestConnection(Form):
@@ -616,7 +651,39 @@ class PostgresSourceForm(SourceForm):
 
     kind: Literal["postgres"]
     connection: PostgresConnection
-    limits: PostgresLimits = PostgresLimits()
+    limits: DatabaseLimits = DatabaseLimits()
+
+
+class OdbcSourceForm(SourceForm):
+    """Any database with an ODBC driver."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {
+        **SourceForm.stand_ins,
+        "kind": "odbc",
+        "connection": {"connection_string": "env:X"},
+        "dialect": "postgresql",
+    }
+
+    kind: Literal["odbc"]
+    connection: OdbcConnection
+    dialect: Product = Field(description="Whose SQL it speaks. mysql is MariaDB's too.")
+    limits: DatabaseLimits = DatabaseLimits()
+
+
+class SqlalchemySourceForm(SourceForm):
+    """Any database with a driver for Python that SQLAlchemy knows."""
+
+    stand_ins: ClassVar[Mapping[str, Any]] = {
+        **SourceForm.stand_ins,
+        "kind": "sqlalchemy",
+        "connection": {"url": "env:X"},
+        "dialect": "postgresql",
+    }
+
+    kind: Literal["sqlalchemy"]
+    connection: SqlalchemyConnection
+    dialect: Product = Field(description="Whose SQL it speaks. mysql is MariaDB's too.")
+    limits: DatabaseLimits = DatabaseLimits()
 
 
 class RestSourceForm(SourceForm):
@@ -633,10 +700,13 @@ class RestSourceForm(SourceForm):
     limits: RestLimits = RestLimits()
 
 
+AnySourceForm = PostgresSourceForm | OdbcSourceForm | SqlalchemySourceForm | RestSourceForm
+
+
 # ---- whole files, for the JSON Schema ----------------------------------------------------------------------
 
 
-class WholePostgresTable(PostgresTableForm):
+class WholeDatabaseTable(DatabaseTableForm):
     """A table or view."""
 
     columns: dict[str, ColumnForm | None] = Field(min_length=1)
@@ -645,7 +715,19 @@ class WholePostgresTable(PostgresTableForm):
 class WholePostgresSource(PostgresSourceForm):
     """A PostgreSQL database."""
 
-    tables: dict[str, WholePostgresTable] = Field(min_length=1)
+    tables: dict[str, WholeDatabaseTable] = Field(min_length=1)
+
+
+class WholeOdbcSource(OdbcSourceForm):
+    """Any database with an ODBC driver."""
+
+    tables: dict[str, WholeDatabaseTable] = Field(min_length=1)
+
+
+class WholeSqlalchemySource(SqlalchemySourceForm):
+    """Any database with a driver for Python that SQLAlchemy knows."""
+
+    tables: dict[str, WholeDatabaseTable] = Field(min_length=1)
 
 
 class WholeRestTable(RestTableForm):

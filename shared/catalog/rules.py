@@ -9,14 +9,13 @@ from fractions import Fraction
 from shared.catalog.document import Document
 from shared.catalog.forms import (
     MAX_NAME_SIZE_IN_BYTES,
+    AnySourceForm,
     ColumnForm,
+    DatabaseTableForm,
     MaskForm,
     MaskWord,
     Paging,
-    PostgresSourceForm,
-    PostgresTableForm,
     RestOptionsForm,
-    RestSourceForm,
     RestTableForm,
     ScheduleForm,
 )
@@ -48,7 +47,7 @@ class TableDraft:
     """A table as far as it could be read. `wrong`: the fields that say nothing, since they are mistaken."""
 
     name: str
-    form: PostgresTableForm | RestTableForm
+    form: DatabaseTableForm | RestTableForm
     wrong: frozenset[str]
     #: Every column of the file; None for those that are mistaken in themselves.
     columns: Mapping[str, ColumnForm | None]
@@ -69,7 +68,7 @@ def leaves(mask: MaskForm | None) -> bool:
 
 
 def check_source(
-    source: PostgresSourceForm | RestSourceForm,
+    source: AnySourceForm,
     wrong: frozenset[str],
     tables: Iterable[TableDraft],
     *,
@@ -107,9 +106,7 @@ def check_table(draft: TableDraft, source_schedule: ScheduleForm, *, document: D
         _check_paging(draft.form.options, draft, document)
 
 
-def _check_quiet_hours(
-    source: PostgresSourceForm | RestSourceForm, wrong: frozenset[str], document: Document
-) -> None:
+def _check_quiet_hours(source: AnySourceForm, wrong: frozenset[str], document: Document) -> None:
     if "limits" not in wrong and not leaves_time(source.limits.quiet_hours):
         document.report(
             ("limits", "quiet_hours"),
@@ -118,9 +115,7 @@ def _check_quiet_hours(
         )
 
 
-def _check_deadline(
-    source: PostgresSourceForm | RestSourceForm, wrong: frozenset[str], document: Document
-) -> None:
+def _check_deadline(source: AnySourceForm, wrong: frozenset[str], document: Document) -> None:
     """A statement or request that may outlast the whole reading is bounded by neither."""
     timeout_seconds = source.limits.timeout_seconds
     deadline = source_limits(source).deadline
@@ -132,7 +127,7 @@ def _check_deadline(
         )
 
 
-def _check_pace(draft: TableDraft, source: PostgresSourceForm | RestSourceForm, document: Document) -> None:
+def _check_pace(draft: TableDraft, source: AnySourceForm, document: Document) -> None:
     """Warn of a first load that could never be done. What snapshots come to only the source itself can tell."""
     most = source_limits(source).max_rows_of_a_batch
     rows_per_part = (
@@ -154,7 +149,7 @@ _MASK_KEY_FIELDS = frozenset({"mask_key", "mask_key_id", "previous_mask_key", "p
 
 
 def _check_mask_keys(
-    source: PostgresSourceForm | RestSourceForm,
+    source: AnySourceForm,
     wrong: frozenset[str],
     drafts: list[TableDraft],
     document: Document,
@@ -220,9 +215,7 @@ def _check_previous_pseudonyms(draft: TableDraft, key_id: str, document: Documen
             )
 
 
-def _check_key_of_column(
-    source: PostgresSourceForm | RestSourceForm, draft: TableDraft, name: str, document: Document
-) -> None:
+def _check_key_of_column(source: AnySourceForm, draft: TableDraft, name: str, document: Document) -> None:
     """Report a pseudonym under a key that is none of the source's, or that would part the rows of its table."""
     at: FieldPath = (*draft.path, "columns", name, "mask")
     column = draft.columns[name]

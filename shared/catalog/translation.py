@@ -5,17 +5,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 from shared.catalog.forms import (
+    AnySourceForm,
     ColumnForm,
+    DatabaseTableForm,
     Form,
     LimitsForm,
     MaskForm,
-    PostgresSourceForm,
-    PostgresTableForm,
+    OdbcSourceForm,
     QuarantineForm,
     RestColumnForm,
-    RestSourceForm,
     RestTableForm,
     ScheduleForm,
+    SqlalchemySourceForm,
 )
 from shared.domain.contracts import (
     Column,
@@ -40,9 +41,9 @@ _DEFAULT_PATIENCE = timedelta(minutes=30)
 
 
 def table_contract(
-    source: PostgresSourceForm | RestSourceForm,
+    source: AnySourceForm,
     name: str,
-    table: PostgresTableForm | RestTableForm,
+    table: DatabaseTableForm | RestTableForm,
     columns: Mapping[str, ColumnForm],
 ) -> TableContract:
     """Return the contract of one table."""
@@ -61,7 +62,7 @@ def table_contract(
     )
 
 
-def expected_by(table: PostgresTableForm | RestTableForm, source_schedule: ScheduleForm) -> timedelta:
+def expected_by(table: DatabaseTableForm | RestTableForm, source_schedule: ScheduleForm) -> timedelta:
     """Return by how long after the end of a window its rows are expected in the warehouse."""
     every = _schedule(table.schedule, source_schedule).every
     lag = table.cursor.lag if table.cursor else timedelta(0)
@@ -69,7 +70,7 @@ def expected_by(table: PostgresTableForm | RestTableForm, source_schedule: Sched
     return given or 2 * every + lag + _DEFAULT_PATIENCE
 
 
-def source_limits(source: PostgresSourceForm | RestSourceForm) -> SourceLimits:
+def source_limits(source: AnySourceForm) -> SourceLimits:
     """Return what the whole fleet may take of a source."""
     given, default = source.limits, SourceLimits()
     return SourceLimits(
@@ -84,16 +85,24 @@ def source_limits(source: PostgresSourceForm | RestSourceForm) -> SourceLimits:
 _OPERATIONAL_LIMITS = frozenset(LimitsForm.model_fields)
 
 
-def _origin(source: PostgresSourceForm | RestSourceForm) -> Origin:
+def _origin(source: AnySourceForm) -> Origin:
     return Origin(
         source=source.name,
         kind=SourceKind(source.kind),
-        connection=_texts(source.connection) | _texts(source.limits, without=_OPERATIONAL_LIMITS),
+        connection=_texts(source.connection)
+        | _dialect(source)
+        | _texts(source.limits, without=_OPERATIONAL_LIMITS),
         mask_keys=_mask_keys(source),
     )
 
 
-def _mask_keys(source: PostgresSourceForm | RestSourceForm) -> dict[str, str]:
+def _dialect(source: AnySourceForm) -> dict[str, str]:
+    if isinstance(source, OdbcSourceForm | SqlalchemySourceForm):
+        return {"dialect": str(source.dialect)}
+    return {}
+
+
+def _mask_keys(source: AnySourceForm) -> dict[str, str]:
     given = {
         source.mask_key_id: source.mask_key,
         source.previous_mask_key_id: source.previous_mask_key,
@@ -107,9 +116,7 @@ def _texts(form: Form, *, without: frozenset[str] = frozenset()) -> dict[str, st
     return {name: str(value) for name, value in given.items()}
 
 
-def _columns(
-    source: PostgresSourceForm | RestSourceForm, forms: Mapping[str, ColumnForm]
-) -> tuple[Column, ...]:
+def _columns(source: AnySourceForm, forms: Mapping[str, ColumnForm]) -> tuple[Column, ...]:
     """Return the columns; while keys are rotated, behind them those of the pseudonyms under the key before."""
     columns = [_column(name, form, key_id=source.mask_key_id or "") for name, form in forms.items()]
     if source.previous_mask_key_id:
@@ -172,7 +179,7 @@ def _mask(form: MaskForm | None, *, key_id: str) -> Mask:
     return Mask(form.kind, constant=form.constant or "", truncation=form.truncate, step=form.bucket)
 
 
-def _cursor(table: PostgresTableForm | RestTableForm) -> Cursor | None:
+def _cursor(table: DatabaseTableForm | RestTableForm) -> Cursor | None:
     if table.cursor is None:
         return None
     column, lag, overlap = table.cursor.column, table.cursor.lag, table.cursor.overlap

@@ -303,7 +303,13 @@ class QuarantineLimits:
 class SourceKind(StrEnum):
     """What reads a source."""
 
+    #: PostgreSQL, natively.
     POSTGRES = "postgres"
+    #: Any database with an ODBC driver.
+    ODBC = "odbc"
+    #: Any database with a driver for Python that SQLAlchemy knows.
+    SQLALCHEMY = "sqlalchemy"
+    #: JSON over HTTP.
     REST = "rest"
 
 
@@ -313,7 +319,8 @@ class Origin:
 
     source: str
     kind: SourceKind
-    #: Settings of the source's kind: `dsn` for PostgreSQL; `base_url`, `token` and limits for REST.
+    #: Settings of the source's kind: `dsn` for PostgreSQL; `connection_string` or `url`, and `dialect`, for other
+    #: databases; `base_url`, `token` and limits for REST.
     connection: Mapping[str, str]
     #: The keys of pseudonyms, by id: one, and while keys are rotated the one before too.
     mask_keys: Mapping[str, str] = field(default_factory=dict)

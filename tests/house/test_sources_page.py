@@ -26,12 +26,17 @@ def test_the_example_of_the_page_can_be_loaded(tmp_path: Path) -> None:
     sorted(
         {
             *forms.WholePostgresSource.model_fields,
-            *forms.WholePostgresTable.model_fields,
+            *forms.WholeDatabaseTable.model_fields,
             *forms.WholeRestTable.model_fields,
             *forms.RestColumnForm.model_fields,
             *forms.RestOptionsForm.model_fields,
             *forms.RestLimits.model_fields,
             *forms.RestConnection.model_fields,
+            *forms.WholeOdbcSource.model_fields,
+            *forms.OdbcConnection.model_fields,
+            *forms.SqlalchemyConnection.model_fields,
+            *forms.Product,
+            *forms.Fetch,
             *(kind for kind in ColumnKind if kind is not ColumnKind.DECIMAL),
             *MaskKind,
         }

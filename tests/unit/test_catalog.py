@@ -418,7 +418,7 @@ RULES = [
     ("public.orders", "orders", "tables.orders.relation", "schema and table"),
     ("public.orders", "a.b.c", "tables.orders.relation", "as a list"),
     ("name: shop", "name: Shop", "name", "matches"),
-    ("kind: postgres", "kind: oracle", "kind", "postgres or rest"),
+    ("kind: postgres", "kind: oracle", "kind", "postgres or odbc or sqlalchemy or rest"),
     ("kind: postgres", "kind: {a: b}", "kind", "a mapping"),
     # YAML.
     (

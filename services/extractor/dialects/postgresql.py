@@ -289,12 +289,13 @@ class PostgresqlDialect:
 
     def parameter(self, source_type: str) -> str:
         """
-        Return the placeholder for values of a type.
+        Return the placeholder for values of a type, without its digits: a cast to `varchar(10)` cuts.
 
-        >>> PostgresqlDialect().parameter("timestamp with time zone")
+        >>> PostgresqlDialect().parameter("timestamp(3) with time zone")
         'CAST(? AS timestamp with time zone)'
         """
-        return f"CAST(? AS {source_type})"
+        plain, _ = _plain(source_type)
+        return f"CAST(? AS {'pg_catalog.bpchar' if plain == 'character' else plain})"
 
     def in_no_window(self, quoted_name: str, source_type: str) -> str:
         """Return the condition for moments at infinity."""

@@ -195,6 +195,10 @@ def _reader_of(contract: TableContract, *, secrets: SecretStore, limits: ReadLim
             from services.extractor.readers.postgres import PostgresReader
 
             return PostgresReader(contract, secrets=secrets, limits=limits)
+        case SourceKind.ODBC | SourceKind.SQLALCHEMY:
+            from services.extractor.readers.sql import open_sql_reader
+
+            return open_sql_reader(contract, secrets=secrets, limits=limits)
         case SourceKind.REST:
             from services.extractor.readers.rest import RestReader
 

@@ -1,0 +1,356 @@
+"""
+Reads any database that speaks SQL: what is said is the dialect's, how it is carried is the driver's.
+
+A batch is read in one transaction of one connection, which sees one moment of the database. Every value leaves it as
+the server's own text, and where the product can, the server writes whole records: one text for each row is several
+times as fast through any driver as one for each value, and the driver has nothing to convert.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from services.extractor.dialects import Dialect, DialectName
+from services.extractor.dialects.registry import dialect_of
+from services.extractor.drift import compare, findings_of, require_agreement, tell_applied, unclassified
+from services.extractor.readers import (
+    Chunk,
+    Condition,
+    CursorBounds,
+    Finding,
+    ReadLimits,
+    SourceColumn,
+    conditions_of,
+    fingerprint_of,
+)
+from services.extractor.readers.sql.driver import Driver, WatchedConnection
+from services.extractor.readers.sql.records import RecordQuery, chunks_of
+from shared.domain.contracts import CursorScale, SourceKind, TableContract
+from shared.domain.drift import Drift
+from shared.domain.reasons import Reason
+from shared.domain.windows import Extent, Window
+from shared.errors import EsclusaError, Refused, SourceUnavailable
+from shared.ports import SecretStore
+
+#: So many rows a driver holds beside those that are handed on, unless they are too large.
+ROWS_AHEAD = 200
+MAX_OCTETS_AHEAD = 32 * 1024 * 1024
+
+
+def open_sql_reader(contract: TableContract, *, secrets: SecretStore, limits: ReadLimits) -> "SqlReader":
+    """Return the reader of a table that is reached through ODBC or SQLAlchemy."""
+    connection = contract.origin.connection
+    dialect = dialect_of(DialectName(connection["dialect"]))
+    driver: Driver
+    # Deferred: an image may have the one way and not the other.
+    if contract.origin.kind is SourceKind.ODBC:
+        from services.extractor.readers.sql.odbc import OdbcDriver
+
+        driver = OdbcDriver(
+            connection["connection_string"],
+            dialect=dialect.name,
+            secrets=secrets,
+            connect_timeout_seconds=limits.connect_timeout_seconds,
+            place=place_of(contract),
+            fetches_rows=connection.get("fetch") == "rows",
+        )
+    else:
+        from services.extractor.readers.sql.alchemy import AlchemyDriver
+
+        driver = AlchemyDriver(
+            connection["url"],
+            dialect=dialect.name,
+            secrets=secrets,
+            connect_timeout_seconds=limits.connect_timeout_seconds,
+            place=place_of(contract),
+        )
+    return SqlReader(contract, driver=driver, dialect=dialect, limits=limits)
+
+
+class SqlReader:
+    """A table or view of a database, by its dialect and a driver. See `SourceReader`."""
+
+    def __init__(
+        self, contract: TableContract, *, driver: Driver, dialect: Dialect, limits: ReadLimits
+    ) -> None:
+        self._contract = contract
+        self._driver = driver
+        self._dialect = dialect
+        self._limits = limits
+        self._timeout_seconds = int(
+            contract.origin.connection.get("timeout_seconds", limits.read_timeout_seconds)
+        )
+        self._place = place_of(contract)
+        self._looking: WatchedConnection | None = None
+
+    def close(self) -> None:
+        """Leave the database."""
+        if self._looking is not None:
+            self._looking.close()
+            self._looking = None
+
+    def clock(self) -> datetime:
+        """Return the database's clock; see `SourceReader`."""
+        with self._look() as connection:
+            return self._read_clock(connection)
+
+    def check(self) -> list[Finding]:
+        """Look at connection, rights and columns; see `SourceReader`."""
+        subject = f"{self._contract.source}.{self._contract.table}"
+        try:
+            with self._look() as connection:
+                self._find(connection)
+                columns = self._describe(connection)
+                drift = compare(self._contract, columns, types=self._dialect)
+                if not drift.held:
+                    connection.query(self._query(columns, []).no_row())
+        except EsclusaError as error:
+            return [Finding(subject, is_ok=False, detail=str(error))]
+        return findings_of(self._contract, drift)
+
+    def drift(self) -> Drift:
+        """Return what the table has otherwise; see `SourceReader`."""
+        with self._look() as connection:
+            self._find(connection)
+            return compare(self._contract, self._describe(connection), types=self._dialect)
+
+    def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
+        """Return how many rows a window has, or the table; see `SourceReader`."""
+        with self._look() as connection:
+            query = self._query_in_agreement(connection, window, extent)
+            return int(_only_text(connection.query(query.count())) or 0)
+
+    def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
+        """Return the bounds of the cursor's values; see `SourceReader`. None if one is no moment that Python knows."""
+        cursor = self._contract.cursor
+        if cursor is None:
+            return None
+        with self._look() as connection:
+            query = self._query_in_agreement(connection, window, None)
+            ((low, high),) = connection.query(query.bounds(cursor.column))
+        if low is None or high is None:
+            return None
+        if self._contract.cursor_scale is CursorScale.COUNT:
+            return CursorBounds(int(low), int(high))
+        try:
+            return CursorBounds(_moment(low), _moment(high))
+        except ValueError:
+            return None
+
+    @contextmanager
+    def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> "Iterator[SqlSnapshot]":
+        """Begin to read a window; see `SourceReader`."""
+        conditions = conditions_of(self._contract, window, extent=extent)
+        with self._snapshot(conditions, rows_ahead=ROWS_AHEAD) as snapshot:
+            rows_ahead = MAX_OCTETS_AHEAD // snapshot.max_record_octets
+            if rows_ahead >= ROWS_AHEAD:
+                yield snapshot
+                return
+        # Its rows are so large that the driver must hold fewer. Nothing of the first snapshot was read.
+        with self._snapshot(conditions, rows_ahead=max(rows_ahead, 1)) as snapshot:
+            yield snapshot
+
+    # ---- the steps -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _snapshot(self, conditions: Sequence[Condition], *, rows_ahead: int) -> "Iterator[SqlSnapshot]":
+        with self._session(rows_ahead) as connection:
+            # Before the snapshot: a clock read in it would promise commits that it does not see.
+            taken_at = self._read_clock(connection)
+            kind = self._find(connection)
+            if not self._dialect.begins_by_statement:
+                self._run(connection, self._dialect.end_snapshot())
+            self._run(connection, self._dialect.begin_snapshot())
+            self._run(connection, self._dialect.hold(*self._names, kind))
+            columns = self._describe(connection)
+            drift = require_agreement(self._contract, columns, types=self._dialect, place=self._place)
+            tell_applied(self._contract, drift)
+            query = self._query(columns, conditions)
+            yield SqlSnapshot(
+                self,
+                connection,
+                query,
+                columns=columns,
+                taken_at=taken_at,
+                max_record_octets=query.measure(connection),
+            )
+            self._run(connection, self._dialect.end_snapshot())
+
+    @contextmanager
+    def _session(self, rows_ahead: int | None = None) -> Iterator[WatchedConnection]:
+        connection = self._open(rows_ahead)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _look(self) -> Iterator[WatchedConnection]:
+        """The connection for questions between batches: opened at the first, and anew after a failure."""
+        if self._looking is None:
+            self._looking = self._open()
+        self._looking.allow(self._timeout_seconds)
+        try:
+            yield self._looking
+        except EsclusaError:
+            self.close()
+            raise
+
+    def _open(self, rows_ahead: int | None = None) -> WatchedConnection:
+        """Open a session with every setting that shapes text or bounds time."""
+        connection = WatchedConnection(
+            lambda: self._driver.connect(
+                rows_ahead=rows_ahead,
+                is_autocommitting=rows_ahead is None or self._dialect.begins_by_statement,
+            ),
+            seconds=self._limits.connect_timeout_seconds,
+            place=self._place,
+        )
+        connection.allow(self._timeout_seconds)
+        settings = self._dialect.session_settings(
+            statement_timeout_seconds=self._timeout_seconds,
+            lock_timeout_seconds=self._limits.lock_timeout_seconds,
+        )
+        try:
+            self._run(connection, settings)
+        except EsclusaError:
+            connection.close()
+            raise
+        return connection
+
+    def _run(self, connection: WatchedConnection, statements: Sequence[str]) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
+    def _read_clock(self, connection: WatchedConnection) -> datetime:
+        text = _only_text(connection.query(self._dialect.clock()))
+        if text is None:
+            raise SourceUnavailable(
+                f"{self._place}: the server tells no clock; a standby that has replayed nothing has none yet"
+            )
+        return _moment(text)
+
+    def _find(self, connection: WatchedConnection) -> str:
+        kind = _only_text(connection.query(self._dialect.table(*self._names)))
+        if kind is None:
+            raise Refused(
+                Reason.TABLE_MISSING,
+                f"{self._place}: the database has no table or view of that name that this login may see",
+            )
+        return kind
+
+    def _describe(self, connection: WatchedConnection) -> tuple[SourceColumn, ...]:
+        rows = connection.query(self._dialect.columns(*self._names))
+        return tuple(
+            SourceColumn(name or "", source_type or "", nullable == "1")
+            for name, source_type, nullable in rows
+        )
+
+    def describe_anew(self) -> tuple[SourceColumn, ...]:
+        """Return the columns as a new session sees them: a snapshot may not see them change."""
+        with self._session() as connection:
+            return self._describe(connection)
+
+    def _query_in_agreement(
+        self, connection: WatchedConnection, window: Window | None, extent: Extent | None
+    ) -> RecordQuery:
+        self._find(connection)
+        columns = self._describe(connection)
+        require_agreement(self._contract, columns, types=self._dialect, place=self._place)
+        return self._query(columns, conditions_of(self._contract, window, extent=extent, with_overlap=False))
+
+    def _query(self, columns: Sequence[SourceColumn], conditions: Sequence[Condition]) -> RecordQuery:
+        return RecordQuery(
+            self._contract, dialect=self._dialect, columns=columns, conditions=conditions, place=self._place
+        )
+
+    @property
+    def contract(self) -> TableContract:
+        """The table that is read."""
+        return self._contract
+
+    @property
+    def chunk_size_in_bytes(self) -> int:
+        """Where chunks are cut."""
+        return self._limits.chunk_size_in_bytes
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        schema, name = self._contract.relation
+        return schema, name
+
+
+class SqlSnapshot:
+    """One transaction on one table. See `SourceSnapshot`."""
+
+    def __init__(
+        self,
+        reader: SqlReader,
+        connection: WatchedConnection,
+        query: RecordQuery,
+        *,
+        columns: tuple[SourceColumn, ...],
+        taken_at: datetime,
+        max_record_octets: int,
+    ) -> None:
+        self._reader = reader
+        self._connection = connection
+        self._query = query
+        self._columns = columns
+        self._taken_at = taken_at
+        self._rows_read_count = 0
+        #: No record of it is larger.
+        self.max_record_octets = max_record_octets
+
+    @property
+    def taken_at(self) -> datetime:
+        """The database's clock before the snapshot."""
+        return self._taken_at
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the columns and types in the snapshot."""
+        return fingerprint_of(self._columns)
+
+    @property
+    def rows_read_count(self) -> int:
+        """As they came out of the driver."""
+        return self._rows_read_count
+
+    @property
+    def rows_outside_window_count(self) -> int:
+        """None: the database compares exactly."""
+        return 0
+
+    def read(self) -> Generator[Chunk, None, None]:
+        """Read the rows of the window; see `SourceSnapshot`."""
+        self._query.require_cursor_values(self._connection)
+        chunk_size = self._reader.chunk_size_in_bytes
+        size = self._query.result_size(self.max_record_octets, chunk_size_in_bytes=chunk_size)
+        batches = self._connection.stream(self._query.statement(), size)
+        for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
+            self._rows_read_count += chunk.record_count
+            yield chunk
+
+    def unclassified_columns(self) -> Sequence[SourceColumn]:
+        """Return the columns that the contract does not know."""
+        return unclassified(self._reader.contract, self._columns)
+
+    def current_fingerprint(self) -> str:
+        """Return the fingerprint as a new session sees it."""
+        return fingerprint_of(self._reader.describe_anew())
+
+
+def place_of(contract: TableContract) -> str:
+    """Return how errors name a table."""
+    return f"source {contract.source!r}, table {'.'.join(contract.relation)!r}"
+
+
+def _only_text(rows: Sequence[tuple[str | None, ...]]) -> str | None:
+    return rows[0][0] if rows else None
+
+
+def _moment(text: str) -> datetime:
+    """Return a moment from its text; without an offset, and for a day, it is in UTC."""
+    found = datetime.fromisoformat(text)
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,260 @@
+"""The one query of a batch: which rows, each as a record of our CSV, and how large it can be."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+
+import polars as pl
+import pyarrow as pa
+
+from services.extractor.dialects import CsvField, Dialect, Statement
+from services.extractor.readers import Chunk, Condition, SourceColumn
+from services.extractor.readers.sql.driver import ResultSize, WatchedConnection
+from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR
+from shared.domain.contracts import ColumnKind, TableContract
+from shared.domain.reasons import Reason
+from shared.errors import Refused
+
+#: What a driver's buffers for one batch of rows may take.
+MAX_BATCH_OCTETS = 8 * 1024 * 1024
+#: More rows at a time were no faster.
+MAX_ROWS_PER_BATCH = 10_000
+#: A record is in the driver's buffer, in Arrow's and in a chunk at once, in a process that has 400 MB.
+MAX_RECORD_OCTETS = 96 * 1024 * 1024
+
+#: Columns whose texts can be longer are measured, which takes the server a look at each of their values.
+LONGEST_UNMEASURED_OCTETS = 1024
+#: Behind this a record's size is measured as a whole: the sum over its columns supposes that each character is a quote.
+LARGE_RECORD_OCTETS = 4 * 1024 * 1024
+
+#: Kinds whose texts never need quotes.
+_PLAIN_KINDS = frozenset(
+    {
+        ColumnKind.BOOLEAN,
+        ColumnKind.INT16,
+        ColumnKind.INT32,
+        ColumnKind.INT64,
+        ColumnKind.FLOAT32,
+        ColumnKind.FLOAT64,
+        ColumnKind.DECIMAL,
+        ColumnKind.DATE,
+        ColumnKind.TIMESTAMP,
+        ColumnKind.TIMESTAMPTZ,
+        ColumnKind.BINARY,
+    }
+)
+
+
+class RecordQuery:
+    """What is asked of a table for one batch."""
+
+    def __init__(
+        self,
+        contract: TableContract,
+        *,
+        dialect: Dialect,
+        columns: Sequence[SourceColumn],
+        conditions: Sequence[Condition],
+        place: str,
+    ) -> None:
+        self.place = place
+        self._contract = contract
+        self._dialect = dialect
+        self._by_name = {column.name: column for column in columns}
+        self._conditions = conditions
+        self._relation = ".".join(dialect.quote(name) for name in contract.relation)
+
+    @property
+    def is_of_records(self) -> bool:
+        """Whether the server writes the records; else it sends a text for each value."""
+        return self._record() is not None
+
+    def statement(self) -> Statement:
+        """Return the query of the rows. Columns that do not leave are not in it."""
+        record = self._record()
+        texts = [field.text for field in self._fields()] if record is None else [record]
+        return self._select(", ".join(f"{text} AS c{position}" for position, text in enumerate(texts)))
+
+    def no_row(self) -> Statement:
+        """Return the same query for no row: the server then looks at rights and expressions alone."""
+        texts = ", ".join(field.text for field in self._fields())
+        return Statement(f"SELECT {texts} FROM {self._relation} WHERE 1 = 0")
+
+    def count(self) -> Statement:
+        """Return the query of how many rows there are."""
+        return self._select("COUNT(*)")
+
+    def bounds(self, column: str) -> Statement:
+        """Return the query of a column's smallest and largest value, as texts."""
+        name, source_type = self._dialect.quote(column), self._by_name[column].source_type
+        ends = [self._dialect.text_of(f"{end}({name})", source_type) for end in ("MIN", "MAX")]
+        return self._select(", ".join(ends))
+
+    def require_cursor_values(self, connection: WatchedConnection) -> None:
+        """
+        Make sure that every row of the table is in some window.
+
+        Raises:
+            Refused: if rows have NULL in the cursor column, or what no window can hold.
+        """
+        cursor = self._contract.cursor
+        if cursor is None:
+            return
+        column, name = self._by_name[cursor.column], self._dialect.quote(cursor.column)
+        lost = [self._dialect.in_no_window(name, column.source_type)]
+        lost += [f"{name} IS NULL"] if column.is_nullable else []
+        condition = " OR ".join(filter(None, lost))
+        if not condition:
+            return
+        rows = connection.query(Statement(f"SELECT COUNT(*) FROM {self._relation} WHERE {condition}"))
+        if rows and int(rows[0][0] or 0):
+            raise Refused(
+                Reason.NULL_CURSOR,
+                f"{self.place}: expected a value in cursor column {cursor.column!r} of every row, found rows with NULL, "
+                "infinity or a zero date, which belong to no window; set them at the source",
+            )
+
+    def measure(self, connection: WatchedConnection) -> int:
+        """
+        Return how many bytes of UTF-8 the longest text of the result has at most, in the snapshot that will be read.
+
+        Raises:
+            Refused: if a record is larger than a process may hold.
+        """
+        fields = self._fields()
+        known = [self._dialect.max_octets_of(self._source_type(name)) for name in self._names()]
+        measured = [
+            position
+            for position, octets in enumerate(known)
+            if octets is None or octets > LONGEST_UNMEASURED_OCTETS
+        ]
+        found = self._largest(connection, [fields[position].text for position in measured])
+        sizes = {**dict(enumerate(known)), **dict(zip(measured, found, strict=True))}
+        octets = self._text_octets(fields, [sizes[position] or 0 for position in range(len(fields))])
+        record = self._record()
+        if record is not None and octets > LARGE_RECORD_OCTETS:
+            octets = max(self._largest(connection, [record])[0], 1)
+        if octets > MAX_RECORD_OCTETS:
+            raise Refused(
+                Reason.SOURCE_LIMIT_EXCEEDED,
+                f"{self.place}: expected records of at most {MAX_RECORD_OCTETS} bytes, found one of {octets}; withhold "
+                "the large column, or let a view cut it",
+            )
+        return octets
+
+    def result_size(self, max_text_octets: int, *, chunk_size_in_bytes: int) -> ResultSize:
+        """Return how the rows are to be fetched."""
+        column_count = 1 if self.is_of_records else len(self._fields())
+        rows = min(MAX_BATCH_OCTETS, chunk_size_in_bytes) // (max_text_octets * column_count)
+        return ResultSize(column_count, max_text_octets, min(max(rows, 1), MAX_ROWS_PER_BATCH))
+
+    # ---- its parts -----------------------------------------------------------------------------------------
+
+    def _text_octets(self, fields: Sequence[CsvField], sizes: Sequence[int]) -> int:
+        """How long a record can be, with its quotes, commas and line break; without records, the longest value."""
+        if not self.is_of_records:
+            return max(sizes, default=0) + 1
+        # Each character may be a quote, which is doubled.
+        return sum(
+            1 + (size if field.is_plain else 2 * size + 2) for field, size in zip(fields, sizes, strict=True)
+        )
+
+    def _largest(self, connection: WatchedConnection, texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        sizes = ", ".join(f"MAX({self._dialect.octets_of(text)})" for text in texts)
+        (row,) = connection.query(self._select(sizes))
+        return [int(size or 0) for size in row]
+
+    def _select(self, selected: str) -> Statement:
+        compared = [
+            f"{self._dialect.quote(condition.column)} {condition.operator} "
+            f"{self._dialect.parameter(self._source_type(condition.column))}"
+            for condition in self._conditions
+        ]
+        where = f" WHERE {' AND '.join(compared)}" if compared else ""
+        parameters = tuple(_parameter_text(condition.value) for condition in self._conditions)
+        return Statement(f"SELECT {selected} FROM {self._relation}{where}", parameters)
+
+    def _record(self) -> str | None:
+        return self._dialect.record_of(self._fields())
+
+    def _fields(self) -> list[CsvField]:
+        return [self._field(name) for name in self._names()]
+
+    def _field(self, name: str) -> CsvField:
+        source_type, quoted = self._source_type(name), self._dialect.quote(name)
+        return CsvField(
+            quoted,
+            self._dialect.text_of(quoted, source_type),
+            is_plain=self._dialect.fate_of(source_type).type.kind in _PLAIN_KINDS,
+        )
+
+    def _names(self) -> list[str]:
+        return [column.name for column in self._contract.read_columns]
+
+    def _source_type(self, name: str) -> str:
+        return self._by_name[name].source_type
+
+
+def chunks_of(
+    batches: Iterable[pa.RecordBatch], *, query: RecordQuery, size_in_bytes: int
+) -> Iterator[Chunk]:
+    """
+    Gather the rows of a query into chunks, each cut behind the batch with which it reaches the size.
+
+    Raises:
+        Refused: if a value cannot be carried.
+    """
+    body_of = _server_written if query.is_of_records else _written
+    body, record_count = bytearray(), 0
+    for batch in batches:
+        text = body_of(batch, query.place)
+        if b"\0" in text:
+            raise Refused(
+                Reason.VALUE_NOT_REPRESENTABLE,
+                f"{query.place}: a value holds the character NUL, which no text of CSV, Parquet and a warehouse may hold; "
+                "let a view replace it",
+            )
+        body += text
+        record_count += batch.num_rows
+        if len(body) >= size_in_bytes:
+            yield Chunk(bytes(body), record_count)
+            body, record_count = bytearray(), 0
+    if record_count:
+        yield Chunk(bytes(body), record_count)
+
+
+def _server_written(batch: pa.RecordBatch, place: str) -> bytes:
+    """Return the records of a batch: they lie one behind the other in Arrow's buffer."""
+    records = batch.column(0)
+    if records.null_count:
+        raise Refused(
+            Reason.VALUE_NOT_REPRESENTABLE,
+            f"{place}: the server gave up on a record, which is longer than it sends (max_allowed_packet); raise that "
+            "there, or withhold the large column",
+        )
+    _, offsets, text = records.buffers()
+    ends = memoryview(offsets).cast("i")
+    first, last = ends[records.offset], ends[records.offset + len(records)]
+    return bytes(memoryview(text)[first:last]) if last > first else b""
+
+
+def _written(batch: pa.RecordBatch, place: str) -> bytes:  # noqa: ARG001 (as `_server_written`)
+    body = io.BytesIO()
+    pl.DataFrame(pl.from_arrow(batch)).write_csv(
+        body,
+        include_header=False,
+        separator=DELIMITER,
+        quote_char=QUOTE,
+        quote_style="necessary",
+        line_terminator=RECORD_TERMINATOR,
+        null_value="",
+    )
+    return body.getvalue()
+
+
+def _parameter_text(value: datetime | date | int | str) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return value.isoformat() if isinstance(value, date) else str(value)
