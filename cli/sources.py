@@ -37,7 +37,7 @@ def discover(
     Columns that look personal, or that nobody can vouch for, are preset to be withheld. Read it, edit the masks,
     put it into the directory of sources, run `esclusa check`.
     """
-    from services.extractor.discovery import discover_postgres
+    from services.extractor.discovery.postgres import discover_postgres
 
     if out is not None and out.exists():
         raise ConfigurationError(f"{out}: expected a file that is not there yet, found one; name another one")

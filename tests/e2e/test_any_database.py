@@ -13,7 +13,7 @@ from support.fleet import SmallFleet
 
 from local.passwords import read_passwords
 from local.proof import compare
-from services.extractor.discovery import discover_postgres
+from services.extractor.discovery.postgres import discover_postgres
 from shared.catalog import load_sources
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from local.ports import find_free_port
 from local.shop import ShopSize, fill_shop
-from services.extractor.discovery import discover_postgres
+from services.extractor.discovery.postgres import discover_postgres
 from services.extractor.types_postgres import (
     DESCRIBE_COLUMNS,
     SESSION_SETTINGS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local.crm import Crm
-from services.extractor.discovery import RestSample, discover_rest
+from services.extractor.discovery.rest import RestSample, discover_rest
 from shared.catalog import load_sources
 from shared.domain.contracts import MaskKind, PublishMode, TableContract
 from shared.errors import ConfigurationError
