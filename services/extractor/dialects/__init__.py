@@ -147,6 +147,10 @@ class Dialect(Protocol):
         """Return a query of the columns of a table's primary key, in their order."""
         ...
 
+    def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
+        """Return a query of no more than so many rows of a relation, whichever: a SELECT list, and a quoted name."""
+        ...
+
     # Reading.
     def parameter(self, source_type: str) -> str:
         """

@@ -237,6 +237,10 @@ class MysqlDialect:
             (schema, name, schema, name),
         )
 
+    def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
+        """Return a query of some rows; see `Dialect`."""
+        return Statement(f"SELECT {expressions} FROM {relation} LIMIT {count}")
+
     # ---- reading -------------------------------------------------------------------------------------------
 
     def parameter(self, source_type: str) -> str:

@@ -221,6 +221,10 @@ class OracleDialect:
             (schema, name),
         )
 
+    def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
+        """Return a query of some rows; see `Dialect`."""
+        return Statement(f"SELECT {expressions} FROM {relation} FETCH FIRST {count} ROWS ONLY")
+
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def parameter(self, source_type: str) -> str:

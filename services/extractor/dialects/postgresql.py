@@ -287,6 +287,10 @@ class PostgresqlDialect:
         """Return the query of a table's primary key; see `Dialect`."""
         return Statement(_KEY, (schema, name))
 
+    def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
+        """Return a query of some rows; see `Dialect`."""
+        return Statement(f"SELECT {expressions} FROM {relation} LIMIT {count}")
+
     def parameter(self, source_type: str) -> str:
         """
         Return the placeholder for values of a type, without its digits: a cast to `varchar(10)` cuts.

@@ -282,6 +282,10 @@ class SqlServerDialect:
             (schema, name),
         )
 
+    def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
+        """Return a query of some rows; see `Dialect`."""
+        return Statement(f"SELECT TOP ({count}) {expressions} FROM {relation}")
+
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def parameter(self, source_type: str) -> str:
