@@ -7,6 +7,7 @@ reader sees a batch whole or not at all, and never a file that the ledger has no
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -192,6 +193,32 @@ def says_masked(description: str) -> bool:
     (True, False)
     """
     return description.startswith(_MASKED)
+
+
+def refuse_changed_types(found: Mapping[str, str], table: ExternalTable) -> None:
+    """
+    Make sure that the files of all partitions have the types that the table tells.
+
+    `found`: the types of the columns as the catalog has them. A column that is masked from now on may change its type:
+    to hold its batches would serve nobody. Redshift then refuses to read its older partitions.
+    Source: Amazon Redshift Developer Guide, "Troubleshooting queries in Amazon Redshift Spectrum": a file's type has to
+    be the column's, else "incompatible Parquet schema".
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE; it names the columns.
+    """
+    changed = [
+        f"column {column.name!r} should be {column.type}, found {found[column.name]}"
+        for column in table.columns
+        if found.get(column.name, column.type) != column.type and not says_masked(column.comment)
+    ]
+    if changed:
+        raise Refused(
+            Reason.TARGET_INCOMPATIBLE,
+            f"{table.source}.{table.table}: its external table {table.name} has files of other types: "
+            f"{'; '.join(changed)}; give the table another name in the source's file, so that it is loaded anew, or "
+            "publish to `native` only",
+        )
 
 
 def _external_column(column: Column, *, where: str) -> ExternalColumn:

@@ -16,6 +16,7 @@ from services.publisher.catalog import (
     ExternalBatch,
     ExternalTable,
     database_name,
+    refuse_changed_types,
 )
 from shared.domain.files import Location
 from shared.domain.reasons import Reason
@@ -94,8 +95,10 @@ class GlueCatalog:
         """Create the table, or bring its columns to the contract unless a newer one made them."""
         for _ in range(MAX_TRIES):
             found = self._find_table(table)
-            if found is not None and _is_up_to_date(found, table):
-                return
+            if found is not None:
+                refuse_changed_types(_types(found), table)
+                if _is_up_to_date(found, table):
+                    return
             if self._try_write(_table_input(table), table=table, found=found):
                 return
         raise Unavailable(
@@ -186,6 +189,11 @@ def _refuse_other_table(found: "TableTypeDef", table: ExternalTable) -> None:
             f"{table.source}.{table.table}: its external table {table.name} was made for another publish mode, and Glue "
             "does not change partition keys; drop it in Glue, then replay the batches",
         )
+
+
+def _types(found: "TableTypeDef") -> dict[str, str]:
+    columns = found.get("StorageDescriptor", {}).get("Columns", [])
+    return {column["Name"]: column.get("Type", "") for column in columns}
 
 
 def _is_up_to_date(found: "TableTypeDef", table: ExternalTable) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from services.publisher.catalog import ExternalBatch, ExternalTable
+from services.publisher.catalog import ExternalBatch, ExternalTable, refuse_changed_types
 from services.publisher.read_back import polars_type
 from services.publisher.rows import read_blocks
 from services.publisher.warehouse import (
@@ -288,6 +288,8 @@ class MemoryCatalog:
                 f"{table.source}.{table.table}: its external table {table.name} is that of {found.table!r}, or "
                 "was made for another publish mode",
             )
+        if found is not None and found.is_partitioned:
+            refuse_changed_types({column.name: column.type for column in found.columns}, table)
         if found is None or found.contract_version <= table.contract_version:
             self.tables[name] = table
         return self.batches.setdefault(name, {})

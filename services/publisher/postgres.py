@@ -1,7 +1,7 @@
 """The warehouse in PostgreSQL: embedded on one machine, and a real choice for those without Redshift."""
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -187,7 +187,8 @@ def _load(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
     if newest_contract is not None and newest_contract > load.contract_version:
         shown = cursor.execute(statements.FIND_COLUMNS, _view_names(load)).fetchall()
         refuse_clear_values(load, masked={name for name, _, comment in shown if says_masked(comment)})
-    _prepare_base(cursor, load, target)
+    is_newest_contract = newest_contract is None or load.contract_version >= newest_contract
+    _prepare_base(cursor, load, target, may_widen=is_newest_contract)
     _stage(cursor, load, target, store=store)
     mode = _MODES[load.contract.publishing.mode]
     if before is not None and load.contract.publishing.mode is PublishMode.APPEND:
@@ -195,7 +196,7 @@ def _load(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
         cursor.execute(statements.delete_batch(target), [load.batch_id])
     result = mode(cursor, load, target)
     _save_marker(cursor, load, result)
-    if newest_contract is None or load.contract_version >= newest_contract:
+    if is_newest_contract:
         _show_view(cursor, load, target)
     return result
 
@@ -222,24 +223,37 @@ def _find_load_before(cursor: _Cursor, load: NativeLoad) -> LoadResult | None:
     )
 
 
-def _prepare_base(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
-    """Create the base table, or bring it to the contract."""
+def _prepare_base(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, may_widen: bool) -> None:
+    """Create the base table, or bring it to the contract; its types only to a contract that is the newest."""
     names = _base_names(load)
     found = {name: type_ for name, type_, _ in cursor.execute(statements.FIND_COLUMNS, names).fetchall()}
     if not found:
         cursor.execute(statements.create_base(target))
     else:
-        _refuse_unfit_columns(found, target)
+        outgrown = [
+            column
+            for column in target.columns
+            if may_widen
+            and statements.can_be_widened(found.get(column.name, ""), column.type)
+            # A column that took smaller numbers before takes them still.
+            and not statements.holds(found[column.name], column.type)
+        ]
+        _refuse_unfit_columns(found, target, but={column.name for column in outgrown})
         if missing := [column for column in target.columns if column.name not in found]:
             cursor.execute(statements.add_columns(target, missing))
+        if outgrown:
+            with _view_taken_away(cursor, load, target):
+                cursor.execute(statements.widen_columns(target, outgrown))
+            types = {column.name: [found[column.name], column.type] for column in outgrown}
+            log.warning("native_columns_widened", table=target.name, columns=types)
     if load.contract.publishing.mode is PublishMode.MERGE:
         keys = [set(row[0]) for row in cursor.execute(statements.FIND_UNIQUE_KEYS, names).fetchall()]
         if set(load.contract.key) not in keys:
             cursor.execute(statements.create_unique_key(target))
 
 
-def _refuse_unfit_columns(found: Mapping[str, str], target: TargetTable) -> None:
-    wanted = {column.name: column.type for column in target.columns}
+def _refuse_unfit_columns(found: Mapping[str, str], target: TargetTable, *, but: Collection[str]) -> None:
+    wanted = {column.name: column.type for column in target.columns if column.name not in but}
     wanted |= {statements.BATCH_COLUMN: "text", statements.WINDOW_COLUMN: "timestamp with time zone"}
     hidden = {statements.BATCH_COLUMN, statements.WINDOW_COLUMN}
     unfit = [
@@ -355,7 +369,7 @@ def _show_view(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
     if relation is None:
         cursor.execute(statements.create_view(target))
     else:
-        kind, comment, view_id = relation
+        kind, comment, _ = relation
         if kind != "v":
             raise Refused(
                 Reason.TARGET_INCOMPATIBLE,
@@ -369,7 +383,9 @@ def _show_view(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> None:
         if [column[:2] for column in found] == [column[:2] for column in wanted[: len(found)]]:
             cursor.execute(statements.create_view(target))
         else:
-            _make_view_anew(cursor, target, view_id=view_id)
+            # PostgreSQL replaces a view only by one that begins with the same columns.
+            with _view_taken_away(cursor, load, target):
+                pass
     for statement in statements.comments(target):
         cursor.execute(statement)
 
@@ -384,10 +400,16 @@ def _report_newly_masked(target: TargetTable, shown: Sequence[tuple[str, str, st
         log.warning("clear_values_remain", table=target.name, columns=newly_masked)
 
 
-def _make_view_anew(cursor: _Cursor, target: TargetTable, *, view_id: int) -> None:
-    # PostgreSQL replaces a view only by one that begins with the same columns.
+@contextmanager
+def _view_taken_away(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> Generator[None]:
+    """Drop the analysts' view for a while, if there is one, and make it anew by the contract, with its grants."""
+    kind, _, view_id = cursor.execute(statements.FIND_RELATION, _view_names(load)).fetchone() or ("", "", 0)
+    if kind != "v":
+        yield
+        return
     grants = cursor.execute(statements.FIND_GRANTS, [view_id]).fetchall()
     cursor.execute(statements.drop_view(target))
+    yield
     cursor.execute(statements.create_view(target))
     for role, privilege, is_grantable in grants:
         cursor.execute(statements.grant(target, role=role, privilege=privilege, is_grantable=is_grantable))

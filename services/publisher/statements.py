@@ -5,6 +5,7 @@ Values are bound (`$1`), except where PostgreSQL binds none; identifiers are quo
 `b` is the base table, `s` the staging table in the statements that use both.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ _TYPES = {
 }
 
 _INTEGERS = ["smallint", "integer", "bigint"]
+_NUMERIC = re.compile(r"numeric\((?P<precision>\d+),(?P<scale>\d+)\)")
 
 
 def postgres_type(type_: ColumnType) -> str:
@@ -64,10 +66,26 @@ def holds(found: str, wanted: str) -> bool:
 
     >>> holds("bigint", "integer"), holds("integer", "bigint"), holds("text", "json")
     (True, False, False)
+    >>> holds("numeric(14,4)", "numeric(12,2)"), holds("numeric(12,4)", "numeric(12,2)")
+    (True, False)
     """
     if found in _INTEGERS and wanted in _INTEGERS:
         return _INTEGERS.index(found) >= _INTEGERS.index(wanted)
+    wide, narrow = _NUMERIC.fullmatch(found), _NUMERIC.fullmatch(wanted)
+    if wide and narrow:
+        more_scale = int(wide["scale"]) - int(narrow["scale"])
+        return more_scale >= 0 and int(wide["precision"]) - int(narrow["precision"]) >= more_scale
     return found == wanted
+
+
+def can_be_widened(found: str, wanted: str) -> bool:
+    """
+    Return whether a column can be brought from one type to another without any value changing.
+
+    >>> can_be_widened("integer", "bigint"), can_be_widened("bigint", "integer"), can_be_widened("integer", "text")
+    (True, False, False)
+    """
+    return found != wanted and holds(wanted, found)
 
 
 def quote_identifier(name: str) -> str:
@@ -334,6 +352,18 @@ def add_columns(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
     """Add columns that the contract has and the base table has not. Rows that are there have NULL in them."""
     return f"ALTER TABLE {target.base} " + ", ".join(
         f"ADD COLUMN {column.quoted} {column.type}" for column in columns
+    )
+
+
+def widen_columns(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
+    """
+    Bring columns to wider types of the contract.
+
+    PostgreSQL rewrites the table for it under a lock, but for a numeric that only gets more digits before the point.
+    Source: PostgreSQL manual, ALTER TABLE, notes.
+    """
+    return f"ALTER TABLE {target.base} " + ", ".join(
+        f"ALTER COLUMN {column.quoted} TYPE {column.type}" for column in columns
     )
 
 

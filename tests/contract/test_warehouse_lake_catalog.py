@@ -169,6 +169,42 @@ def test_a_new_contract_brings_its_columns_and_an_older_one_takes_none_away(lake
     assert len(lake.folders()) == 3
 
 
+def with_type(table: ExternalTable, type_: str, *, comment: str = "", version: int = 2) -> ExternalTable:
+    """The table with another type of its first column."""
+    changed = replace(table.columns[0], type=type_, comment=comment)
+    return replace(table, columns=(changed, *table.columns[1:]), contract_version=version)
+
+
+def test_a_type_that_older_partitions_do_not_have_is_refused_by_name(lake):
+    lake.catalog.put_partition(MERGED, batch(1))
+    before = lake.columns()
+
+    with pytest.raises(Refused, match="column 'id' should be string, found bigint") as refused:
+        lake.catalog.put_partition(with_type(MERGED, "string"), batch(2))
+
+    assert refused.value.reason is Reason.TARGET_INCOMPATIBLE
+    assert lake.columns() == before
+    assert lake.folders() == {str(batch(1).folder): 10}
+
+
+def test_a_column_that_is_masked_from_now_on_may_change_its_type_and_not_back(lake):
+    lake.catalog.put_partition(MERGED, batch(1))
+
+    lake.catalog.put_partition(with_type(MERGED, "string", comment="masked: redact"), batch(2))
+
+    assert lake.columns()[0] == ("id", "string", "masked: redact")
+    with pytest.raises(Refused, match="should be bigint, found string"):
+        lake.catalog.put_partition(replace(MERGED, contract_version=3), batch(3))
+
+
+def test_a_snapshot_may_have_other_types_than_the_one_before(lake):
+    lake.catalog.put_snapshot(REPLACED, batch(1))
+
+    assert lake.catalog.put_snapshot(with_type(REPLACED, "string"), batch(2))
+
+    assert lake.columns()[0][1] == "string"
+
+
 def test_two_tables_whose_names_come_to_one_are_told_apart(lake):
     first = external_table(contract_of(table="Order Items"), contract_version=1, bucket=BUCKET)
     second = external_table(contract_of(table="order_items"), contract_version=1, bucket=BUCKET)

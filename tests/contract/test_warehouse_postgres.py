@@ -324,6 +324,60 @@ def test_a_type_that_no_longer_fits_is_refused_by_name(published):
     assert published.rows() == [ANNA]
 
 
+WIDENED = contract_of(
+    column("id", "int64"), column("size", "int64"), column("price", "decimal(14,4)"), cursor=None
+)
+NARROW = contract_of(
+    column("id", "int32"), column("size", "int16"), column("price", "decimal(12,2)"), cursor=None
+)
+
+
+def test_a_column_that_the_contract_widens_is_widened_with_its_values_and_grants(published):
+    published.load([(1, 7, Decimal("1.50"))], NARROW, quarter=1)
+    execute(published, "GRANT SELECT ON shop.orders TO PUBLIC")
+
+    with structlog.testing.capture_logs() as logs:
+        published.load([(2**40, 2**50, Decimal("0.0001"))], WIDENED, quarter=2, version=2)
+
+    assert published.rows() == [(1, 7, Decimal("1.5000")), (2**40, 2**50, Decimal("0.0001"))]
+    (widened,) = [entry for entry in logs if entry["event"] == "native_columns_widened"]
+    assert widened["columns"]["size"] == ["smallint", "bigint"]
+    types = rows_of(
+        published,
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = 'shop.orders'::regclass AND attnum > 0 ORDER BY attnum",
+    )
+    assert types == [("bigint",), ("bigint",), ("numeric(14,4)",)]
+    granted = "SELECT grantee FROM information_schema.role_table_grants WHERE table_schema = 'shop' AND grantee = 'PUBLIC'"
+    assert rows_of(published, granted) == [("PUBLIC",)]
+
+
+def test_a_batch_of_the_narrower_contract_still_fits_into_a_widened_table(published):
+    published.load([(2, 2**50, Decimal("0.0001"))], WIDENED, quarter=1, version=2)
+
+    published.load([(1, 7, Decimal("1.50"))], NARROW, quarter=2, version=1)
+
+    assert published.rows() == [(1, 7, Decimal("1.5000")), (2, 2**50, Decimal("0.0001"))]
+
+
+def test_only_the_newest_contract_widens(published):
+    published.load([(1, 7, Decimal("1.50"))], NARROW, quarter=1, version=2)
+
+    detail = refused(published, [(2, 2**50, Decimal("0.0001"))], WIDENED, quarter=2, version=1)
+
+    assert "column 'size' should be bigint, found smallint" in detail
+
+
+def test_what_analysts_built_on_a_view_is_not_taken_away_by_a_widening(published):
+    published.load([(1, 7, Decimal("1.50"))], NARROW, quarter=1)
+    execute(published, "CREATE VIEW public.mine AS SELECT size FROM shop.orders")
+
+    detail = refused(published, [(2, 2**50, Decimal("0.0001"))], WIDENED, quarter=2, version=2)
+
+    assert "view mine depends on" in detail
+    assert rows_of(published, "SELECT size FROM public.mine") == [(7,)]
+
+
 def test_a_smaller_integer_fits_into_a_larger_one(published):
     published.load([ANNA], quarter=1)
     smaller = contract_of(column("id", "int16"), *MERGE.columns[1:])
