@@ -9,6 +9,8 @@ import typer
 
 from cli.context import DEFAULT_SOURCES, JsonOption, SourceFilter, SourcesOption, connections_of
 from cli.output import ExitCode, print_json, remark, text_of
+from services.extractor.dialects import DialectName
+from shared.domain.contracts import SourceKind
 from shared.errors import ConfigurationError
 
 
@@ -20,29 +22,56 @@ def discover(
         typer.Option(
             "--dsn",
             metavar="REFERENCE",
-            help="Where the connection string is found: env:NAME, file:PATH, secretsmanager:NAME#FIELD, ssm:NAME.",
+            help="Where the DSN, connection string, URL or base URL is found: env:NAME, file:PATH, "
+            "secretsmanager:NAME#FIELD, ssm:NAME.",
         ),
     ],
+    kind: Annotated[SourceKind, typer.Option("--kind", help="What reads it.")] = SourceKind.POSTGRES,
+    dialect: Annotated[
+        DialectName | None, typer.Option("--dialect", help="Whose SQL it speaks; for odbc and sqlalchemy.")
+    ] = None,
     schema: Annotated[
         list[str] | None,
         typer.Option("--schema", metavar="NAME", help="Only tables of this schema. Repeatable."),
+    ] = None,
+    path: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--path", metavar="PATH", help="For rest: an endpoint, such as /v1/contacts. Repeatable."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", metavar="REFERENCE", help="For rest: where the token is found.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="For rest: an option of its tables. Repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="A new file; else standard output.")
     ] = None,
 ) -> None:
     """
-    Write the source file of a live PostgreSQL database: every table and column, with its type and fate.
+    Write the source file of a live source: every table and column, with its type and fate.
 
     Columns that look personal, or that nobody can vouch for, are preset to be withheld. Read it, edit the masks,
     put it into the directory of sources, run `esclusa check`.
     """
-    from services.extractor.discovery.postgres import discover_postgres
+    from cli.discovery import Address, discovered_text
 
     if out is not None and out.exists():
         raise ConfigurationError(f"{out}: expected a file that is not there yet, found one; name another one")
-    connection_string = connections_of(context).secrets().resolve(dsn)
-    text = discover_postgres(connection_string, source=source, reference=dsn, schemas=schema or None)
+    address = Address(
+        source,
+        kind,
+        dsn,
+        dialect=dialect,
+        schemas=tuple(schema or ()),
+        paths=tuple(path or ()),
+        token=token,
+        options=tuple(option or ()),
+    )
+    text = discovered_text(address, secrets=connections_of(context).secrets())
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -10,7 +10,12 @@ from pydantic_core import PydanticCustomError
 
 from services.extractor.dialects import Carriage, Fate
 from services.extractor.discovery.scalars import scalar
-from services.extractor.personal_signs import look_like_codes, sign_in_name, sign_in_values
+from services.extractor.personal_signs import (
+    look_like_codes,
+    look_like_free_text,
+    sign_in_name,
+    sign_in_values,
+)
 from shared.catalog.forms import check_name
 from shared.domain.contracts import ColumnKind, ColumnType
 
@@ -40,7 +45,7 @@ class DiscoveredColumn:
     is_kept: bool
     #: Told beside it: why it is withheld, and how its values are carried.
     why: str
-    #: Whether its name says that people write in it.
+    #: Whether its name or its values say that people write in it.
     is_free_text: bool = False
     path: str = ""
 
@@ -95,16 +100,21 @@ def judge(
     name: str, *, is_harmless: bool, is_key: bool, values: Sequence[str | None], what: str
 ) -> Judgement:
     """Judge a column by its name, its type and the shape of some values."""
+    is_prose = not is_harmless and look_like_free_text(values)
     if sign := sign_in_name(name):
         return Judgement(
             is_kept=False,
             why=f"withheld: by its name it may be {sign}",
-            is_free_text=sign == FREE_TEXT_SIGN and not is_harmless,
+            is_free_text=is_prose or (sign == FREE_TEXT_SIGN and not is_harmless),
         )
     if is_harmless:
         return Judgement(is_kept=True, why="")
     if sign := sign_in_values(values):
-        return Judgement(is_kept=False, why=f"withheld: some values look like {sign}")
+        return Judgement(is_kept=False, why=f"withheld: some values look like {sign}", is_free_text=is_prose)
+    if is_prose:
+        return Judgement(
+            is_kept=False, why=f"withheld: some values look like {FREE_TEXT_SIGN}", is_free_text=True
+        )
     if is_key and look_like_codes(values):
         return Judgement(is_kept=True, why="part of the key, its values look like codes")
     return Judgement(is_kept=False, why=f"withheld: {what} may hold anything")

@@ -10,9 +10,11 @@ from typing import TypeAlias
 
 from services.extractor.discovery.document import check_names, render
 from services.extractor.discovery.proposals import (
+    CONNECT_TIMEOUT_SECONDS,
     HARMLESS_KINDS,
     SAMPLED_CHARACTERS,
     SAMPLED_ROWS,
+    STATEMENT_TIMEOUT_SECONDS,
     DiscoveredColumn,
     DiscoveredTable,
     RefusedTable,
@@ -23,6 +25,8 @@ from services.extractor.discovery.proposals import (
     withhold_collisions,
 )
 from services.extractor.discovery.scalars import scalar
+from services.extractor.readers.http import HttpLimits, JsonClient
+from services.extractor.readers.paging import PagingOptions, walk_pages
 from shared.domain.contracts import STRING, ColumnKind, ColumnType
 from shared.errors import ConfigurationError
 
@@ -40,6 +44,39 @@ class RestSample:
     path: str
     records: Iterable[Record]
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+def fetch_samples(
+    paths: Sequence[str],
+    *,
+    source: str,
+    base_url: str,
+    token: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> list[RestSample]:
+    """
+    Ask each path of a source for its first records, with the options of a REST table.
+
+    `base_url` and `token` are the values themselves, and stand in nothing that comes back.
+
+    Raises:
+        Refused: if an answer is no list of records.
+        SourceUnavailable: if the source does not answer.
+    """
+    limits = HttpLimits(
+        connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS, total_timeout_seconds=STATEMENT_TIMEOUT_SECONDS
+    )
+    samples = []
+    for path in paths:
+        place = f"source {source!r}, path {path!r}"
+        with JsonClient(base_url, token=token, limits=limits, place=place) as client:
+            # One page shows what there is: the first, whatever order the source's pages are read in otherwise.
+            first = PagingOptions.of({**(options or {}), "paging": "none"})
+            pages = walk_pages(
+                client, client.url_of(path), parameters={}, options=first, max_pages=1, place=place
+            )
+            samples.append(RestSample(path, next(pages, []), options or {}))
+    return samples
 
 
 def discover_rest(samples: Iterable[RestSample], *, source: str, base_url: str, token: str = "") -> str:

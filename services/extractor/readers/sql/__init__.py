@@ -6,7 +6,7 @@ the server's own text, and where the product can, the server writes whole record
 times as fast through any driver as one for each value, and the driver has nothing to convert.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -41,30 +41,48 @@ def open_sql_reader(contract: TableContract, *, secrets: SecretStore, limits: Re
     """Return the reader of a table that is reached through ODBC or SQLAlchemy."""
     connection = contract.origin.connection
     dialect = dialect_of(DialectName(connection["dialect"]))
-    driver: Driver
+    driver = driver_of(
+        contract.origin.kind,
+        connection,
+        dialect=dialect.name,
+        secrets=secrets,
+        connect_timeout_seconds=limits.connect_timeout_seconds,
+        place=place_of(contract),
+    )
+    return SqlReader(contract, driver=driver, dialect=dialect, limits=limits)
+
+
+def driver_of(
+    kind: SourceKind,
+    connection: Mapping[str, str],
+    *,
+    dialect: DialectName,
+    secrets: SecretStore,
+    connect_timeout_seconds: int,
+    place: str,
+) -> Driver:
+    """Return what connects to a source of kind `odbc`, or else `sqlalchemy`, by what its file says of the connection."""
     # Deferred: an image may have the one way and not the other.
-    if contract.origin.kind is SourceKind.ODBC:
+    if kind is SourceKind.ODBC:
         from services.extractor.readers.sql.odbc import OdbcDriver
 
-        driver = OdbcDriver(
+        return OdbcDriver(
             connection["connection_string"],
-            dialect=dialect.name,
+            dialect=dialect,
             secrets=secrets,
-            connect_timeout_seconds=limits.connect_timeout_seconds,
-            place=place_of(contract),
+            connect_timeout_seconds=connect_timeout_seconds,
+            place=place,
             fetches_rows=connection.get("fetch") == "rows",
         )
-    else:
-        from services.extractor.readers.sql.alchemy import AlchemyDriver
+    from services.extractor.readers.sql.alchemy import AlchemyDriver
 
-        driver = AlchemyDriver(
-            connection["url"],
-            dialect=dialect.name,
-            secrets=secrets,
-            connect_timeout_seconds=limits.connect_timeout_seconds,
-            place=place_of(contract),
-        )
-    return SqlReader(contract, driver=driver, dialect=dialect, limits=limits)
+    return AlchemyDriver(
+        connection["url"],
+        dialect=dialect,
+        secrets=secrets,
+        connect_timeout_seconds=connect_timeout_seconds,
+        place=place,
+    )
 
 
 class SqlReader:
