@@ -160,7 +160,9 @@ class MysqlDialect:
         """
         seconds = statement_timeout_seconds
         return [
-            "SET NAMES utf8mb4",
+            # Not SET NAMES, which Connector/ODBC refuses: it says in which encoding statements come, and drivers know that.
+            "SET SESSION character_set_connection = utf8mb4",
+            "SET SESSION character_set_results = utf8mb4",
             # An empty mode: quotes and backslashes as by default, CHAR not padded, zero dates comparable.
             "SET SESSION sql_mode = ''",
             "SET SESSION time_zone = '+00:00'",

@@ -26,6 +26,9 @@ _QUOTED_OR_PLACEHOLDER = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[(?:[^\]]|\]\])*\]|(?P<placeholder>\?)"""
 )
 
+#: MySQL's drivers decode by what they asked for when they connected. Anything else would lose characters.
+_CHARSET_DRIVERS = frozenset({"pymysql", "mysqldb", "mysqlconnector"})
+
 #: How a driver is told to give up connecting, in its own words.
 _CONNECT_TIMEOUT_NAMES: Mapping[str, str] = {
     "pymysql": "connect_timeout",
@@ -89,8 +92,12 @@ class AlchemyDriver:
         )
 
     def _connect_arguments(self, url: URL) -> dict[str, Any]:
-        name = _CONNECT_TIMEOUT_NAMES.get(url.get_driver_name())
-        return {} if name is None or name in url.query else {name: self._connect_timeout_seconds}
+        library = url.get_driver_name()
+        arguments: dict[str, Any] = {"charset": "utf8mb4"} if library in _CHARSET_DRIVERS else {}
+        name = _CONNECT_TIMEOUT_NAMES.get(library)
+        if name is not None and name not in url.query:
+            arguments[name] = self._connect_timeout_seconds
+        return arguments
 
 
 class SqlalchemyConnection:
@@ -104,19 +111,19 @@ class SqlalchemyConnection:
     def execute(self, sql: str) -> None:
         """Run a statement that gives no rows."""
         with self._errors.translated():
-            self._connection.exec_driver_sql(sql).close()
+            self._run(Statement(sql)).close()
 
     def query(self, statement: Statement) -> list[Row]:
         """Return the rows of a query that has few."""
         with self._errors.translated():
-            rows = self._run(self._connection, statement).fetchall()
+            rows = self._run(statement).fetchall()
         return [tuple(None if value is None else str(value) for value in row) for row in rows]
 
     def stream(self, statement: Statement, size: ResultSize) -> Generator[pa.RecordBatch, None, None]:
         """Read a result of any size, a bounded number of rows at a time."""
         names = [f"c{position}" for position in range(size.column_count)]
-        streaming = self._connection.execution_options(stream_results=True, yield_per=size.rows_per_batch)
-        with self._errors.translated(), self._run(streaming, statement) as result:
+        streaming = {"stream_results": True, "yield_per": size.rows_per_batch}
+        with self._errors.translated(), self._run(statement, **streaming) as result:
             for rows in result.partitions(size.rows_per_batch):
                 columns = zip(*rows, strict=True)
                 yield pa.record_batch([pa.array(column, pa.string()) for column in columns], names=names)
@@ -127,11 +134,9 @@ class SqlalchemyConnection:
             self._connection.invalidate()
             self._connection.close()
 
-    def _run(self, connection: AlchemyConnection, statement: Statement) -> Any:
-        if not statement.parameters:
-            return connection.exec_driver_sql(statement.sql)
+    def _run(self, statement: Statement, **options: Any) -> Any:
         sql, parameters = in_paramstyle(statement, self._paramstyle)
-        return connection.exec_driver_sql(sql, parameters)
+        return self._connection.exec_driver_sql(sql, parameters, execution_options=options)
 
 
 class _Errors:

@@ -142,7 +142,9 @@ class WatchedConnection:
             if has_ended:
                 raise
             self._is_given_up = True
-            raise SourceUnavailable(f"{self._place}: no answer in time; the connection was given up") from None
+            raise SourceUnavailable(
+                f"{self._place}: no answer in time; the connection was given up"
+            ) from None
 
 
 # ---- errors ------------------------------------------------------------------------------------------------
