@@ -64,7 +64,7 @@ def edited_file(
             text = _applied(text, ("tables", contract.table, "columns", change.column), change.edit)
     if mask is not None:
         text = _masked(text, contract, columns, mask=mask)
-    _require_sound(file, text)
+    require_sound(file, text)
     return EditedFile(
         file, before, text, tuple(accepted), tuple(change for change in chosen if change.edit is None)
     )
@@ -101,7 +101,13 @@ def _masked(text: str, contract: "TableContract", columns: Collection[str], *, m
     return text
 
 
-def _require_sound(file: Path, text: str) -> None:
+def require_sound(file: Path, text: str) -> None:
+    """
+    Make sure that a text may stand in a source file.
+
+    Raises:
+        NotDone: if it has mistakes; all of them are told.
+    """
     from shared.catalog import read_edited
 
     if problems := read_edited(file, text).problems:

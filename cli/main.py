@@ -10,7 +10,22 @@ from typing import Annotated
 
 import typer
 
-from cli import alarms, contract, local, look, plan, prove, quarantine, queues, redrive, sources, sweep
+from cli import (
+    alarms,
+    backfill,
+    contract,
+    local,
+    look,
+    masks,
+    plan,
+    prove,
+    quarantine,
+    queues,
+    redrive,
+    rotation,
+    sources,
+    sweep,
+)
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
 
@@ -69,6 +84,7 @@ for command in (
     *(alarms.alarms, alarms.retire),
     prove.prove,
     sweep.sweep,
+    masks.masks,
     *(queues.queues, queues.peek, redrive.redrive, redrive.purge),
     version,
 ):
@@ -76,6 +92,7 @@ for command in (
 
 app.add_typer(contract.app, name="contract")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(rotation.app, name="mask")
 
 
 def main() -> None:

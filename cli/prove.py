@@ -86,7 +86,7 @@ def prove(
     fleet = connections_of(context).fleet()
     with fleet.ledger.transaction() as tx:
         now = tx.now()
-    chosen = _choose(fleet.ledger, table=table, source=source)
+    chosen = choose_tables(fleet.ledger, table=table, source=source)
     from reconciliation.history import Span
     from reconciliation.reading import Places
 
@@ -110,7 +110,7 @@ def prove(
 # ---- what is asked for -------------------------------------------------------------------------------------
 
 
-def _choose(ledger: Ledger, *, table: str | None, source: str | None) -> list[tuple[str, str]]:
+def choose_tables(ledger: Ledger, *, table: str | None, source: str | None) -> list[tuple[str, str]]:
     """
     Return the tables to compare, by source and name.
 

@@ -46,6 +46,8 @@ _HARMLESS_ENDS = {"id", "count", "at", "on", "sent", "verified", "confirmed", "e
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[A-Za-z]{2,}")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,22}[0-9]")
 _MANY_DIGITS = range(9, 16)
+#: An address or a title has fewer words.
+_WORDS_OF_FREE_TEXT = 8
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 
 
@@ -87,6 +89,21 @@ def look_like_codes(values: Iterable[str | None]) -> bool:
         bool(looked_at)
         and all(_CODE.fullmatch(value) for value in looked_at)
         and sign_in_values(looked_at) is None
+    )
+
+
+def look_like_free_text(values: Iterable[str | None]) -> bool:
+    """
+    Return whether any value has several lines, or more words than one thing has. Lists and objects do not count.
+
+    >>> look_like_free_text(["ok", "she asked us to call her sister back today"]), look_like_free_text(["12 High St"])
+    (True, False)
+    """
+    looked_at = [value.strip() for value in values if value]
+    return any(
+        "\n" in value or len(value.split()) > _WORDS_OF_FREE_TEXT
+        for value in looked_at
+        if not value.startswith(("{", "["))
     )
 
 

@@ -2,7 +2,12 @@
 
 import pytest
 
-from services.extractor.personal_signs import look_like_codes, sign_in_name, sign_in_values
+from services.extractor.personal_signs import (
+    look_like_codes,
+    look_like_free_text,
+    sign_in_name,
+    sign_in_values,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +65,25 @@ def test_codes_are_short_words_without_a_sign() -> None:
     assert not look_like_codes(["SKU-000001", "ana@example.org"])
     assert not look_like_codes(["two words"])
     assert not look_like_codes([None])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Dear team,\nplease call", "  please call her sister back before the end of this week  "],
+)
+def test_several_lines_or_many_words_look_like_free_text(value: str) -> None:
+    assert look_like_free_text([None, "short", value])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "12 High Street, Flat 3, Springfield",
+        "Lamp\n",
+        '{"a": "one two three four five six seven eight nine"}',
+        "[1,\n2]",
+        "",
+    ],
+)
+def test_one_thing_and_structures_do_not_look_like_free_text(value: str) -> None:
+    assert not look_like_free_text([None, value])
