@@ -110,8 +110,8 @@ class OdbcDriver:
         errors = _Errors(self._place, self._dialect, secrets_in(text))
         if self._traits is None:
             with (
-                self._mistakes_named(),
                 errors.translated(),
+                self._mistakes_named(),
                 _opened(text, self._connect_timeout_seconds) as probe,
             ):
                 self._traits = traits_of(str(probe.getinfo(pyodbc.SQL_DRIVER_NAME)))
