@@ -166,6 +166,8 @@ def _remark(column: Column, after: str, *, types: SourceTypes) -> str:
 
 def _kind_of_change(column: Column, before: str, after: str, *, types: SourceTypes) -> ChangeKind:
     kept = widening(types.name, before, after)
+    if types.fate_of(after).carriage is Carriage.REFUSED:
+        return ChangeKind.TYPE_CHANGED
     if kept is None:
         is_narrower = widening(types.name, after, before) is not None
         return ChangeKind.TYPE_NARROWED if is_narrower else ChangeKind.TYPE_CHANGED

@@ -102,7 +102,7 @@ def _seconds(family: str, digits: int, *, is_padded: bool) -> _Shape:
 
 # As `format_type` and MySQL's COLUMN_TYPE write them: `timestamp(3) with time zone`, `decimal(10,2) unsigned`.
 _WORD = re.compile(
-    r"(?P<head>[a-z]\w*(?: [a-z]+)*?) ?(?:\((?P<first>\d+|max)(?: (?P<unit>char|byte))?(?:, ?(?P<second>-?\d+))?\))?"
+    r"(?P<head>[a-z]\w*(?: [a-z]+)*?) ?(?:\((?P<first>\d+|max)(?:, ?(?P<second>-?\d+))?\))?"
     r"(?P<tail>(?: [a-z]+)*)",
     re.IGNORECASE,
 )
@@ -115,7 +115,6 @@ class _Word:
     name: str
     first: int | None
     second: int | None
-    unit: str
     is_max: bool
 
 
@@ -129,7 +128,6 @@ def _word(source_type: str) -> _Word | None:
         (match["head"] + match["tail"]).lower(),
         None if first is None or is_max else int(first),
         None if second is None else int(second),
-        (match["unit"] or "").lower(),
         is_max,
     )
 
@@ -249,16 +247,14 @@ def _sqlserver(source_type: str) -> _Shape | None:
 
 
 def _oracle(source_type: str) -> _Shape | None:
-    """`VARCHAR2` and `NVARCHAR2` of one unit, and `NUMBER` of declared digits. Oracle writes no zeros at the end."""
+    """`VARCHAR2` and `NVARCHAR2` by their characters, and `NUMBER` of declared digits."""
     word = _word(source_type)
-    if word is None:
+    if word is None or word.first is None:
         return None
-    if word.name in {"varchar2", "nvarchar2"} and word.first is not None:
-        return _text(word.first, family=f"{word.name} {word.unit}".strip())
-    if word.name == "number" and word.first is not None:
-        precision, scale = word.first, word.second or 0
-        digits = precision - scale
-        return _Shape("decimal", size=digits, longest=digits, scale=scale) if scale >= 0 else None
+    if word.name in {"varchar2", "nvarchar2"}:
+        return _text(word.first, family=word.name)
+    if word.name == "number" and (word.second or 0) >= 0:
+        return _decimal(word.first, word.second or 0)
     return None
 
 

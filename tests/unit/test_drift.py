@@ -334,7 +334,7 @@ def test_widenings_of_mysql(before: str, after: str, expected: Widening | None) 
     assert widening(DialectName.MYSQL, before, after) is expected
 
 
-def test_a_type_that_is_refused_is_proposed_to_be_withheld() -> None:
+def test_a_type_that_is_refused_is_held_and_proposed_to_be_withheld() -> None:
     class Refusing(MysqlDialect):
         """A product that carries no blob."""
 
@@ -342,13 +342,14 @@ def test_a_type_that_is_refused_is_proposed_to_be_withheld() -> None:
             from services.extractor.dialects import Carriage, Fate
 
             fate = super().fate_of(source_type)
-            return Fate(fate.type, Carriage.REFUSED) if source_type == "blob" else fate
+            return Fate(fate.type, Carriage.REFUSED) if source_type == "longtext" else fate
 
     contract = make_contract([column("a", source_type="text")])
 
-    (change,) = compare(contract, [SourceColumn("a", "blob")], types=Refusing()).changes
+    (change,) = compare(contract, [SourceColumn("a", "longtext")], types=Refusing()).changes
 
-    assert change.edit == Edit(EditKind.SET, {"source_type": "blob", "mask": "withhold"})
+    assert change.kind is ChangeKind.TYPE_CHANGED
+    assert change.edit == Edit(EditKind.SET, {"source_type": "longtext", "mask": "withhold"})
 
 
 _WORDS = {
@@ -357,8 +358,7 @@ _WORDS = {
     DialectName.MYSQL: ["tinyint(4)", "int(11)", "bigint(20) unsigned", "varchar(10)", "tinytext", "text",
                         "decimal(9,2)", "decimal(12,4)", "datetime", "datetime(6)", "enum('a')"],
     DialectName.SQLSERVER: ["tinyint", "int", "varchar(10)", "varchar(max)", "nvarchar(10)", "decimal(9,2)"],
-    DialectName.ORACLE: ["NUMBER(9,2)", "NUMBER(12,4)", "VARCHAR2(10 CHAR)", "VARCHAR2(20 CHAR)",
-                         "VARCHAR2(20 BYTE)", "DATE"],
+    DialectName.ORACLE: ["NUMBER(9,2)", "NUMBER(12,4)", "VARCHAR2(10)", "VARCHAR2(20)", "NVARCHAR2(20)", "DATE"],
     DialectName.SQLITE: ["INTEGER", "BIGINT", "VARCHAR(10)", "VARCHAR(20)"],
 }  # fmt: skip
 
