@@ -80,19 +80,20 @@ for command in (
     *(local.up, local.down),
     *(sources.discover, sources.check, sources.schema),
     *(plan.enqueue, plan.crontab),
+    *(backfill.backfill, backfill.backfills),
     *(look.status, look.files, look.why, look.query),
     *(alarms.alarms, alarms.retire),
     prove.prove,
-    sweep.sweep,
     masks.masks,
+    sweep.sweep,
     *(queues.queues, queues.peek, redrive.redrive, redrive.purge),
     version,
 ):
     app.command()(errors_told()(command))
 
 app.add_typer(contract.app, name="contract")
-app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(rotation.app, name="mask")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main() -> None:

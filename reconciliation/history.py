@@ -8,7 +8,7 @@ from reconciliation.settled import SettledWindow, Timeline, settled_windows
 from reconciliation.shape import Shape, common_shape
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import TableContract, Target
-from shared.domain.windows import Window, rejects_slot_number
+from shared.domain.windows import Window, is_second_reading, rejects_slot_number
 from shared.ports import Ledger
 
 #: States of batches whose rows are in the table, or will never be.
@@ -35,7 +35,7 @@ EVERYTHING = Span()
 class History:
     """What the ledger knows of a table."""
 
-    #: Published batches, by the end of their windows; the second readings of a window behind the first.
+    #: Published batches, by the moments that they show; the second readings of a window behind the first.
     published: tuple[Batch, ...]
     unpublished: tuple[Batch, ...]
     contracts: dict[int, TableContract]
@@ -59,7 +59,7 @@ class History:
     @property
     def windows(self) -> tuple[Batch, ...]:
         """Those of them that read a window first: one for each window."""
-        return tuple(batch for batch in self.batches if not rejects_slot_number(batch.slot))
+        return tuple(batch for batch in self.batches if not is_second_reading(batch.slot))
 
     def settled(self) -> list[SettledWindow]:
         """Return the windows to which nothing more comes, oldest first."""
@@ -69,7 +69,7 @@ class History:
     def unpublished_count(self, span: Span) -> int:
         """Return how many windows of a span are not published."""
         return sum(
-            span.covers(batch.window) for batch in self.unpublished if not rejects_slot_number(batch.slot)
+            span.covers(batch.window) for batch in self.unpublished if not is_second_reading(batch.slot)
         )
 
 
@@ -85,7 +85,7 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
         latest = tx.latest_contract(source, table)
     return History(
         published=tuple(
-            sorted(published, key=lambda batch: (batch.window.end, rejects_slot_number(batch.slot)))
+            sorted(published, key=lambda batch: (batch.as_of, rejects_slot_number(batch.slot)))
         ),
         unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
         contracts=contracts,

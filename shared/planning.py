@@ -241,12 +241,13 @@ def _due_counts(
     that was seen has been committed. Until it is planned nothing else is noted.
     """
     lag = contract.cursor.lag if contract.cursor else timedelta(0)
+    every = contract.schedule.every
     known = tx.cursor_count(contract.source, contract.table)
+    is_of_another_interval = known is None or floor_to(counted.at, every) > floor_to(known.seen_at, every)
     if known is None:
         known = CursorCount(None, counted.at, counted.below)
     elif watermark is not None and known.seen_at <= watermark:
-        every = contract.schedule.every
-        if floor_to(counted.at, every) <= floor_to(known.seen_at, every):
+        if not is_of_another_interval:
             return [], None
         known = replace(known, seen_at=counted.at, seen_below=counted.below)
     if counted.at - known.seen_at < lag:
@@ -262,5 +263,7 @@ def _due_counts(
         rows_per_part=contract.schedule.rows_per_part,
     )
     planned = replace(known, planned_below=known.seen_below if due else known.planned_below)
+    if is_of_another_interval:
+        planned = replace(planned, seen_at=counted.at, seen_below=counted.below)
     tx.set_cursor_count(contract.source, contract.table, planned)
     return due, known.seen_at

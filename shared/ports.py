@@ -143,10 +143,11 @@ class LedgerTransaction(Protocol):
         source: str | None = None,
         table: str | None = None,
         states: Collection[BatchState] | None = None,
+        bulk_only: bool = False,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
-        """Return batches by the time they were planned."""
+        """Return batches by the time they were planned. `bulk_only`: parts of first loads and of backfills."""
         ...
 
     def batch_tallies(self) -> list[BatchTally]:

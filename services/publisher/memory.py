@@ -152,13 +152,13 @@ class MemoryWarehouse:
             for marker in self._markers.values()
             if marker.load.batch_id != load.batch_id and target_of(marker.load) == target_of(load)
         )
-        return any(other.window.end > load.window.end for other in others)
+        return any(other.as_of > load.as_of for other in others)
 
     def _stage(self, load: NativeLoad) -> list[StoredRow]:
         columns = load.contract.output_columns
         names = [column.name for column in columns]
         rows = [
-            StoredRow(dict(zip(names, values, strict=True)), load.batch_id, load.window.end)
+            StoredRow(dict(zip(names, values, strict=True)), load.batch_id, load.as_of)
             for file in load.files
             for values in self._read_rows(file, columns)
         ]

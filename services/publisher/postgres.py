@@ -181,7 +181,7 @@ def _load(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
         [load.contract.source, load.contract.table, load.batch_id],
     )
     if load.contract.publishing.mode is PublishMode.REPLACE:
-        if newest_window_end is not None and load.window.end < newest_window_end:
+        if newest_window_end is not None and load.as_of < newest_window_end:
             return LoadResult(is_superseded=True)
         refuse_empty_replace(load)
     if newest_contract is not None and newest_contract > load.contract_version:
@@ -292,16 +292,16 @@ def _stage(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obj
 
 def _append(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResult:
     staged = load.record_count
-    cursor.execute(statements.insert_all_from_stage(target), [load.window.end, load.batch_id])
+    cursor.execute(statements.insert_all_from_stage(target), [load.as_of, load.batch_id])
     _prove(target, "inserted rows", expected=staged, found=cursor.rowcount)
     return LoadResult(rows_staged=staged, rows_inserted=staged)
 
 
 def _merge(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResult:
     cursor.execute(statements.delete_older_versions(target))
-    inserted, updated = _one(cursor, statements.count_merge(target), [load.window.end])
-    cursor.execute(statements.update_from_stage(target), [load.window.end, load.batch_id])
-    cursor.execute(statements.insert_new_from_stage(target), [load.window.end, load.batch_id])
+    inserted, updated = _one(cursor, statements.count_merge(target), [load.as_of])
+    cursor.execute(statements.update_from_stage(target), [load.as_of, load.batch_id])
+    cursor.execute(statements.insert_new_from_stage(target), [load.as_of, load.batch_id])
     _prove(target, "inserted rows", expected=inserted, found=cursor.rowcount)
     missing = _count(cursor, statements.count_missing_keys(target))
     _prove(target, "keys of the batch that are missing after the merge", expected=0, found=missing)
@@ -318,7 +318,7 @@ def _replace(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResu
         cursor.execute(statements.delete_older_versions(target))
     snapshot_count = _count(cursor, statements.COUNT_STAGED)
     cursor.execute(statements.delete_all(target))
-    cursor.execute(statements.insert_all_from_stage(target), [load.window.end, load.batch_id])
+    cursor.execute(statements.insert_all_from_stage(target), [load.as_of, load.batch_id])
     found = _count(cursor, statements.count_base(target))
     _prove(target, "rows of the snapshot", expected=snapshot_count, found=found)
     return LoadResult(

@@ -50,6 +50,7 @@ def native_load(assignment: Assignment) -> NativeLoad:
         batch_id=batch.id,
         slot=batch.slot,
         window=batch.window,
+        as_of=batch.as_of,
         contract=assignment.contract,
         contract_version=batch.contract_version,
         attempt=assignment.attempt.number,
@@ -84,7 +85,7 @@ def external_batch(load: NativeLoad) -> ExternalBatch:
     return ExternalBatch(
         batch_id=load.batch_id,
         day=day,
-        window_end=load.window.end,
+        window_end=load.as_of,
         folder=folder,
         record_count=load.record_count,
         attempt=load.attempt,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from shared.domain.contracts import Column, TableContract
@@ -28,6 +29,8 @@ class NativeLoad:
     batch_id: str
     slot: str
     window: Window
+    #: Of two versions of a row with equal cursors the one that is as of a later moment stays.
+    as_of: datetime
     contract: TableContract
     contract_version: int
     #: The publish attempt that speaks. A higher one that was there before makes this one void.

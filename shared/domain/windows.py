@@ -124,15 +124,14 @@ def rejects_slot_number(slot: str) -> int:
     return int(slot.partition(REJECTS_SLOT_INFIX)[2] or 0)
 
 
-def backfill_slot(run: str, window: Window) -> str:
+def backfill_slot(run: str, slot: str) -> str:
     """
-    Return the slot of one window of a backfill. A run is named by the moment it was asked for.
+    Return the slot of a window that a backfill reads, given the slot it would have by itself.
 
-    >>> backfill_slot("r1", Window(None, datetime(2026, 11, 22, tzinfo=UTC)))
+    >>> backfill_slot("r1", "initial")
     'backfill r1 initial'
     """
-    start = INITIAL_SLOT if window.start is None else slot_of(window.start)
-    return f"{BACKFILL_SLOT_PREFIX}{run} {start}"
+    return f"{BACKFILL_SLOT_PREFIX}{run} {slot}"
 
 
 def backfill_run(slot: str) -> str | None:
@@ -170,10 +169,11 @@ def due_windows(
     if watermark is None:
         return [PlannedWindow(INITIAL_SLOT, Window(None, closed))]
     longest = max(schedule.max_window, resolution)
-    return list(islice(_tiles(watermark, closed, longest), schedule.catch_up_limit))
+    return list(islice(tiles(watermark, closed, longest), schedule.catch_up_limit))
 
 
-def _tiles(start: datetime, end: datetime, longest: timedelta) -> Iterator[PlannedWindow]:
+def tiles(start: datetime, end: datetime, longest: timedelta) -> Iterator[PlannedWindow]:
+    """Return windows from one moment to another, without gap and none longer than a time, each with its slot."""
     while start < end:
         stop = min(start + longest, end)
         yield PlannedWindow(slot_of(start), Window(start, stop))

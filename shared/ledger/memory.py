@@ -199,6 +199,7 @@ class _MemoryTransaction:
         source: str | None = None,
         table: str | None = None,
         states: Collection[BatchState] | None = None,
+        bulk_only: bool = False,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
@@ -208,6 +209,7 @@ class _MemoryTransaction:
             if (source is None or batch.source == source)
             and (table is None or batch.table == table)
             and (states is None or batch.state in states)
+            and (batch.is_bulk or not bulk_only)
         ]
         found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
         return found[:limit]

@@ -243,6 +243,7 @@ class _PostgresTransaction:
         source: str | None = None,
         table: str | None = None,
         states: Collection[BatchState] | None = None,
+        bulk_only: bool = False,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
@@ -253,6 +254,8 @@ class _PostgresTransaction:
             query = query.where(_batch.c.table_name == table)
         if states is not None:
             query = query.where(_batch.c.state.in_(states))
+        if bulk_only:
+            query = query.where(_batch.c.is_bulk)
         if newest_first:
             query = query.order_by(_batch.c.planned_at.desc(), _batch.c.id.desc())
         else:

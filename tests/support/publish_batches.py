@@ -153,6 +153,7 @@ class Published:
             batch_id=id_,
             slot=slot_of(end),
             window=window,
+            as_of=window.end,
             contract=contract,
             contract_version=version,
             attempt=attempt,

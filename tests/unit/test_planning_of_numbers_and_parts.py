@@ -1,0 +1,224 @@
+"""Planning by numbers, by days, and in parts: nothing is left out, and nothing is read twice."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.ledger_rows import BUCKET, NOON, a_contract
+from support.scouts import ToldScout
+
+from shared.domain.batches import Batch
+from shared.domain.contracts import Column, ColumnKind, ColumnType, Cursor, Mask, MaskKind, TableContract
+from shared.domain.windows import Extent, PlannedWindow, Window, counted_windows
+from shared.ledger.memory import MemoryLedger
+from shared.planning import plan_source
+from shared.ports import QueueName
+
+QUARTER = timedelta(minutes=15)
+LAG = timedelta(minutes=1)
+MOMENTS = a_contract().contract
+
+
+def with_cursor(kind: ColumnKind, *, lag: timedelta = LAG, rows_per_part: int = 1_000) -> TableContract:
+    return replace(
+        MOMENTS,
+        columns=(*MOMENTS.columns, Column("seq", ColumnType(kind), Mask(MaskKind.KEEP), nullable=False)),
+        cursor=Cursor("seq", lag=lag, overlap=timedelta(0)),
+        schedule=replace(MOMENTS.schedule, rows_per_part=rows_per_part),
+    )
+
+
+COUNTING = with_cursor(ColumnKind.INT64)
+DAILY = with_cursor(ColumnKind.DATE)
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger(lambda: NOON)
+
+
+def planned(
+    ledger: MemoryLedger,
+    contract: TableContract,
+    moment: datetime,
+    *,
+    numbers: tuple[int, int] | None = None,
+    cuts: Sequence[datetime] = (),
+) -> list[PlannedWindow]:
+    scout = ToldScout(lambda: moment, numbers=numbers, cuts=cuts)
+    (table,) = plan_source([contract], ledger=ledger, scout=scout, bucket=BUCKET)
+    return list(table.planned)
+
+
+def spans(windows: Sequence[PlannedWindow]) -> list[tuple[str | None, str | None]]:
+    return [(window.extent.low, window.extent.high) for window in windows if window.extent]
+
+
+def batches(ledger: MemoryLedger) -> list[Batch]:
+    with ledger.transaction() as tx:
+        return tx.batches()
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_were_seen_are_read_once_the_lag_has_passed(ledger: MemoryLedger) -> None:
+    assert planned(ledger, COUNTING, NOON, numbers=(5, 100)) == []
+
+    first = planned(ledger, COUNTING, NOON + QUARTER, numbers=(5, 170))
+    seen_only = planned(ledger, COUNTING, NOON + QUARTER + LAG / 2, numbers=(5, 175))
+    second = planned(ledger, COUNTING, NOON + 2 * QUARTER, numbers=(5, 180))
+    third = planned(ledger, COUNTING, NOON + 3 * QUARTER, numbers=(5, 190))
+
+    assert first == [
+        PlannedWindow("initial", Window(None, NOON), extent=Extent("seq", None, "101")),
+    ]
+    assert seen_only == []
+    assert spans(second) == [("101", "171")]
+    assert spans(third) == [("171", "181")]
+
+
+def test_without_a_lag_numbers_are_read_as_they_are_seen(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+
+    assert spans(planned(ledger, contract, NOON, numbers=(1, 10))) == [(None, "11")]
+    assert planned(ledger, contract, NOON + QUARTER / 2, numbers=(1, 12)) == []
+    assert spans(planned(ledger, contract, NOON + QUARTER, numbers=(1, 12))) == [("11", "13")]
+
+
+def test_a_lag_longer_than_the_interval_starves_nothing(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=2 * QUARTER)
+    windows: list[PlannedWindow] = []
+
+    for step in range(9):
+        windows += planned(ledger, contract, NOON + step * QUARTER, numbers=(1, 10 * step + 9))
+
+    assert spans(windows) == [(None, "10"), ("10", "30"), ("30", "50"), ("50", "70")]
+    assert [window.window.end - NOON for window in windows] == [step * 2 * QUARTER for step in range(4)]
+
+
+def test_a_table_without_new_numbers_plans_no_batch_and_still_moves_on(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+    planned(ledger, contract, NOON, numbers=(1, 10))
+
+    assert planned(ledger, contract, NOON + QUARTER, numbers=(1, 10)) == []
+
+    with ledger.transaction() as tx:
+        assert tx.watermark("shop", "orders") == NOON + QUARTER
+    assert spans(planned(ledger, contract, NOON + 2 * QUARTER, numbers=(1, 11))) == [("11", "12")]
+
+
+def test_numbers_that_went_back_are_not_planned_again(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+    planned(ledger, contract, NOON, numbers=(1, 100))
+
+    # The newest rows were deleted; the sequence goes on where it was.
+    assert planned(ledger, contract, NOON + QUARTER, numbers=(1, 50)) == []
+    assert spans(planned(ledger, contract, NOON + 2 * QUARTER, numbers=(1, 105))) == [("101", "106")]
+
+
+def test_an_empty_table_of_numbers_is_planned_once_it_has_rows(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+
+    assert planned(ledger, contract, NOON, numbers=None) == []
+    assert spans(planned(ledger, contract, NOON + QUARTER, numbers=(1, 3))) == [(None, "4")]
+
+
+def test_many_numbers_at_first_are_read_in_parts_behind_what_is_due(ledger: MemoryLedger) -> None:
+    contract = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+
+    parts = planned(ledger, contract, NOON, numbers=(501, 3_000))
+
+    assert spans(parts) == [(None, "1501"), ("1501", "2501"), ("2501", "3001")]
+    with ledger.transaction() as tx:
+        assert {item.message.queue for item in tx.pending_messages(limit=10)} == {QueueName.BACKFILL}
+    assert spans(planned(ledger, contract, NOON + QUARTER, numbers=(501, 3_001))) == [("3001", "3002")]
+    assert {batch.slot: batch.is_bulk for batch in batches(ledger)} == {
+        "initial": True,
+        "from 1501": True,
+        "from 2501": True,
+        "from 3001": False,
+    }
+
+
+@given(
+    low=st.integers(-(10**6), 10**12) | st.none(),
+    first=st.integers(-(10**6), 10**12),
+    length=st.integers(0, 10**12),
+    rows_per_part=st.integers(1, 10**7),
+)
+def test_parts_of_numbers_tile_them_without_gap(
+    low: int | None, first: int, length: int, rows_per_part: int
+) -> None:
+    begin = first if low is None else low
+    high = begin + length
+
+    parts = counted_windows(
+        "seq", Window(None, NOON), first=first, low=low, high=high, rows_per_part=rows_per_part
+    )
+
+    if low is not None and length == 0:
+        assert parts == []
+        return
+    bounds = spans(parts)
+    assert bounds[0][0] == (None if low is None else str(low))
+    assert bounds[-1][1] == str(high)
+    assert all(one[1] == other[0] for one, other in pairwise(bounds))
+    assert len(parts) <= 1_001
+    assert len({part.slot for part in parts}) == len(parts)
+
+
+# ---- days ------------------------------------------------------------------------------------------------------
+
+
+def test_a_day_is_read_when_it_is_over_and_not_before(ledger: MemoryLedger) -> None:
+    midnight = datetime(2026, 11, 22, tzinfo=UTC)
+    planned(ledger, DAILY, midnight + LAG)
+
+    assert planned(ledger, DAILY, midnight + timedelta(hours=24)) == []
+    assert [item.window for item in planned(ledger, DAILY, midnight + timedelta(hours=24) + LAG)] == [
+        Window(midnight, midnight + timedelta(hours=24))
+    ]
+
+
+def test_days_that_were_missed_are_caught_up_one_by_one(ledger: MemoryLedger) -> None:
+    midnight = datetime(2026, 11, 22, tzinfo=UTC)
+    planned(ledger, DAILY, midnight + LAG)
+
+    windows = planned(ledger, DAILY, midnight + timedelta(days=3, hours=5))
+
+    assert [window.window for window in windows] == [
+        Window(midnight + timedelta(days=day), midnight + timedelta(days=day + 1)) for day in range(3)
+    ]
+
+
+# ---- first loads -----------------------------------------------------------------------------------------------
+
+
+def test_a_first_load_in_parts_waits_in_the_queue_of_bulk_work(ledger: MemoryLedger) -> None:
+    cuts = [NOON - timedelta(days=2), NOON - timedelta(days=1)]
+
+    parts = planned(ledger, MOMENTS, NOON + LAG, cuts=cuts)
+
+    assert [(part.slot, part.is_bulk) for part in parts] == [
+        ("initial", True),
+        ("2026-11-20T12:00:00.000000Z", True),
+        ("2026-11-21T12:00:00.000000Z", True),
+    ]
+    assert [part.window.start for part in parts] == [None, *cuts]
+    assert all(one.window.end == other.window.start for one, other in pairwise(parts))
+    with ledger.transaction() as tx:
+        assert {item.message.queue for item in tx.pending_messages(limit=10)} == {QueueName.BACKFILL}
+
+
+def test_a_table_that_was_planned_is_not_looked_at_for_its_first_load_again(ledger: MemoryLedger) -> None:
+    planned(ledger, MOMENTS, NOON + LAG)
+
+    later = planned(ledger, MOMENTS, NOON + QUARTER + LAG, cuts=[NOON - timedelta(days=1)])
+
+    assert [window.window for window in later] == [Window(NOON, NOON + QUARTER)]
+    assert [window.is_bulk for window in later] == [False]
