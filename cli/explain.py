@@ -47,8 +47,10 @@ CURES = {
         "Create the table again, grant SELECT on it, or correct `relation` in the source file; then replay. "
         "`esclusa check --source` tells whether it can be read."
     ),
-    Reason.COLUMN_MISSING: "Take the column out of the source file, or bring it back at the source; then replay.",
-    Reason.TYPE_CHANGED: "Correct the column's type in the source file and in the target; then replay.",
+    Reason.COLUMN_MISSING: (
+        "Take the column out of the source file (`esclusa contract accept`), or bring it back at the source; then replay."
+    ),
+    Reason.TYPE_CHANGED: "Take the type into the source file (`esclusa contract accept`), or mend it at the source; then replay.",
     Reason.SCHEMA_CHANGED_DURING_READ: "Replay the batch once nobody alters the table any more.",
     Reason.NULL_CURSOR: "Give every row a cursor value at the source, or choose another cursor; then replay.",
     Reason.MASK_KEY_MISSING: "Put the mask key where the source file's `mask_key` says it is; then replay.",
