@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from services.extractor.discovery.proposals import DiscoveredColumn, DiscoveredTable, RefusedTable
-from services.extractor.discovery.scalars import scalar
 from shared.catalog import SCHEMA_FILE_NAME
+from shared.catalog.editing import scalar
 from shared.errors import ConfigurationError
 from shared.secrets.reference import parse_reference
 

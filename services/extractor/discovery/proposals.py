@@ -9,13 +9,13 @@ from typing import NamedTuple
 from pydantic_core import PydanticCustomError
 
 from services.extractor.dialects import Carriage, Fate
-from services.extractor.discovery.scalars import scalar
 from services.extractor.personal_signs import (
     look_like_codes,
     look_like_free_text,
     sign_in_name,
     sign_in_values,
 )
+from shared.catalog.editing import scalar
 from shared.catalog.forms import check_name
 from shared.domain.contracts import ColumnKind, ColumnType
 

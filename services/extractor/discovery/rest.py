@@ -24,9 +24,9 @@ from services.extractor.discovery.proposals import (
     judge,
     withhold_collisions,
 )
-from services.extractor.discovery.scalars import scalar
 from services.extractor.readers.http import HttpLimits, JsonClient
 from services.extractor.readers.paging import PagingOptions, walk_pages
+from shared.catalog.editing import scalar
 from shared.domain.contracts import STRING, ColumnKind, ColumnType
 from shared.errors import ConfigurationError
 
