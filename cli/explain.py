@@ -51,6 +51,10 @@ CURES = {
         "Take the column out of the source file (`esclusa contract accept`), or bring it back at the source; then replay."
     ),
     Reason.TYPE_CHANGED: "Take the type into the source file (`esclusa contract accept`), or mend it at the source; then replay.",
+    Reason.KEY_CHANGED: (
+        "Choose key columns that tell rows apart, or take `key_is_unique` out of the source file, or bring the key back at the "
+        "source; then replay."
+    ),
     Reason.SCHEMA_CHANGED_DURING_READ: "Replay the batch once nobody alters the table any more.",
     Reason.NULL_CURSOR: "Give every row a cursor value at the source, or choose another cursor; then replay.",
     Reason.MASK_KEY_MISSING: "Put the mask key where the source file's `mask_key` says it is; then replay.",

@@ -48,8 +48,18 @@ class SourceTypes(Protocol):
         ...
 
 
-def compare(contract: TableContract, columns: Sequence[SourceColumn], *, types: SourceTypes) -> Drift:
-    """Return every difference, the contract's columns first, in their order."""
+def compare(
+    contract: TableContract,
+    columns: Sequence[SourceColumn],
+    *,
+    types: SourceTypes,
+    unique_keys: Sequence[Sequence[str]] | None = None,
+) -> Drift:
+    """
+    Return every difference, the contract's columns first, in their order.
+
+    `unique_keys`: what tells rows apart by the source's own guarantee; None if it is not known.
+    """
     found = {column.name: column for column in columns}
     at_source = [column for column in contract.columns if not column.made_from]
     added = unclassified(contract, columns)
@@ -58,11 +68,18 @@ def compare(contract: TableContract, columns: Sequence[SourceColumn], *, types: 
         for column in at_source
         for change in _changes_of(column, found.get(column.name), contract=contract, added=added, types=types)
     ]
-    return Drift((*changes, *(_added(column, types=types) for column in added)))
+    return Drift(
+        (*changes, *_of_key(contract, unique_keys), *(_added(column, types=types) for column in added))
+    )
 
 
 def require_agreement(
-    contract: TableContract, columns: Sequence[SourceColumn], *, types: SourceTypes, place: str
+    contract: TableContract,
+    columns: Sequence[SourceColumn],
+    *,
+    types: SourceTypes,
+    place: str,
+    unique_keys: Sequence[Sequence[str]] | None = None,
 ) -> Drift:
     """
     Return what is applied by itself.
@@ -70,7 +87,7 @@ def require_agreement(
     Raises:
         Refused: if anything is held. Its findings are the whole drift.
     """
-    drift = compare(contract, columns, types=types)
+    drift = compare(contract, columns, types=types, unique_keys=unique_keys)
     if held := drift.held:
         told = "; ".join(map(str, held[:MAX_CHANGES_TOLD]))
         more = f"; and {len(held) - MAX_CHANGES_TOLD} more" if len(held) > MAX_CHANGES_TOLD else ""
@@ -188,6 +205,16 @@ def _of_null(column: Column, found: SourceColumn, *, contract: TableContract) ->
     if column.nullable or not found.is_nullable or column.name in contract.key or is_cursor:
         return None
     return Change(ChangeKind.NULL_ALLOWED, column.name, edit=Edit(EditKind.SET, {"nullable": "true"}))
+
+
+def _of_key(contract: TableContract, unique_keys: Sequence[Sequence[str]] | None) -> list[Change]:
+    """More columns than the source needs still tell rows apart; fewer, or others, do not."""
+    if not contract.key_is_unique or unique_keys is None:
+        return []
+    if any(set(key) <= set(contract.key) for key in unique_keys):
+        return []
+    found = "; ".join(f"({', '.join(key)})" for key in unique_keys) or "none"
+    return [Change(ChangeKind.KEY_CHANGED, ", ".join(contract.key), ", ".join(contract.key), found)]
 
 
 # ---- what is proposed --------------------------------------------------------------------------------------

@@ -113,6 +113,12 @@ FATES: Mapping[ChangeKind, Fate] = MappingProxyType(
             _TYPE_IN_PLACE,
             "`source_type` and `type`",
         ),
+        ChangeKind.KEY_CHANGED: Fate(
+            "no primary key or unique index lies within the contract's `key` any more (asked where `key_is_unique: true`)",
+            "held: two rows would be taken for one",
+            "Rows that were merged stay so. Another `key` needs another table: the native one cannot have doubles in it",
+            "nothing: only a person can choose another key",
+        ),
     }
 )
 

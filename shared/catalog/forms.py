@@ -479,6 +479,11 @@ class DatabaseTableForm(TableForm):
     stand_ins: ClassVar[Mapping[str, Any]] = {**TableForm.stand_ins, "relation": ["-", "-"]}
 
     relation: Relation = Field(description="Schema and name at the source.")
+    key_is_unique: bool = Field(
+        False,
+        description="Whether the source guarantees the key by a primary key or unique index. Batches are held once it no "
+        "longer does: rows would be taken for one.",
+    )
 
 
 class Paging(StrEnum):

@@ -58,6 +58,7 @@ def table_contract(
         publishing=Publishing(table.publish.mode, table.publish.target, table.publish.allow_empty),
         deletes=Deletes(DeleteMode.SOFT, table.deletes.soft) if table.deletes else Deletes(),
         limits=_limits(table.quarantine, source.quarantine),
+        key_is_unique=not isinstance(table, RestTableForm) and table.key_is_unique,
         options=_texts(table.options) if isinstance(table, RestTableForm) else {},
     )
 

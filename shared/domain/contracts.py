@@ -342,6 +342,8 @@ class TableContract:
     publishing: Publishing
     deletes: Deletes = Deletes()
     limits: QuarantineLimits = QuarantineLimits()
+    #: Whether the source itself is to guarantee that the key tells rows apart. Nothing is read once it does not.
+    key_is_unique: bool = False
     #: For REST: paging, record path, filter parameters.
     options: Mapping[str, str] = field(default_factory=dict)
 

@@ -34,6 +34,8 @@ class ChangeKind(StrEnum):
     TYPE_CHANGED = "type_changed"
     #: The type is what the contract says, and the declared type cannot hold its values.
     TYPE_NOT_CARRIED = "type_not_carried"
+    #: The source no longer guarantees that the contract's key tells rows apart. The column is the key.
+    KEY_CHANGED = "key_changed"
 
 
 #: What holds a batch, and for which reason.
@@ -43,6 +45,7 @@ HOLDING: Mapping[ChangeKind, Reason] = {
     ChangeKind.TYPE_NARROWED: Reason.TYPE_CHANGED,
     ChangeKind.TYPE_CHANGED: Reason.TYPE_CHANGED,
     ChangeKind.TYPE_NOT_CARRIED: Reason.TYPE_CHANGED,
+    ChangeKind.KEY_CHANGED: Reason.KEY_CHANGED,
 }
 
 
@@ -97,7 +100,8 @@ class Change:
         >>> str(Change(ChangeKind.TYPE_NARROWED, "amount", "bigint", "integer"))
         "column 'amount' should be bigint, found integer"
         """
-        told = f"column {self.column!r} {_SAYINGS[self.kind].format(before=self.before, after=self.after)}"
+        subject = f"key ({self.column})" if self.kind is ChangeKind.KEY_CHANGED else f"column {self.column!r}"
+        told = f"{subject} {_SAYINGS[self.kind].format(before=self.before, after=self.after)}"
         return f"{told} ({self.remark})" if self.remark else told
 
 
@@ -112,6 +116,7 @@ _SAYINGS: Mapping[ChangeKind, str] = {
     ChangeKind.TYPE_NARROWED: "should be {before}, found {after}",
     ChangeKind.TYPE_CHANGED: "should be {before}, found {after}",
     ChangeKind.TYPE_NOT_CARRIED: "is {after}, whose values {before} cannot hold",
+    ChangeKind.KEY_CHANGED: "should tell rows apart at the source, found the unique keys {after}",
 }
 
 

@@ -33,6 +33,8 @@ class Reason(StrEnum):
     COLUMN_MISSING = "column_missing"
     #: A column of the source has another type than the contract.
     TYPE_CHANGED = "type_changed"
+    #: The source no longer guarantees that the contract's key tells rows apart.
+    KEY_CHANGED = "key_changed"
     #: The schema of the source changed while it was read.
     SCHEMA_CHANGED_DURING_READ = "schema_changed_during_read"
     #: Rows without a cursor value belong to no window and would be lost.

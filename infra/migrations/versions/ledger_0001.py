@@ -20,7 +20,7 @@ _STATES = """
 _REASONS = """
     'foreign_object', 'object_missing', 'size_mismatch', 'checksum_mismatch', 'header_mismatch',
     'record_count_mismatch', 'metadata_mismatch', 'footer_unreadable', 'footer_mismatch',
-    'table_missing', 'column_missing', 'type_changed', 'schema_changed_during_read', 'null_cursor',
+    'table_missing', 'column_missing', 'type_changed', 'key_changed', 'schema_changed_during_read', 'null_cursor',
     'mask_key_missing', 'value_not_representable', 'source_answer_invalid', 'source_limit_exceeded',
     'cell_not_convertible', 'null_key', 'null_not_allowed', 'too_many_rejects', 'empty_replace',
     'proof_failed', 'target_incompatible', 'newer_snapshot_published', 'attempt_failed',
