@@ -83,6 +83,8 @@ def _table_lines(table: DiscoveredTable) -> list[str]:
             "until each key column is kept or masked by hmac."
         )
     lines.append(f"    key: [{', '.join(map(scalar, table.key))}]")
+    if table.key_is_unique:
+        lines.append("    key_is_unique: true")
     if table.cursor:
         lines += [
             "    # The lag must be longer than the longest transaction that writes this table.",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import sql
 
-from services.extractor.dialects.postgresql import DESCRIBE_COLUMNS, SESSION_SETTINGS, fate_of
+from services.extractor.dialects.postgresql import DESCRIBE_COLUMNS, SESSION_SETTINGS, UNIQUE_KEYS, fate_of
 from services.extractor.discovery.document import check_names, render
 from services.extractor.discovery.proposals import (
     CONNECT_TIMEOUT_SECONDS,
@@ -78,25 +78,6 @@ SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typn
 FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
 WHERE t.typtype = 'e'
 """
-
-# The primary key, else the smallest unique index over columns that are never NULL.
-_FIND_KEY = """
-SELECT ARRAY(SELECT a.attname::text
-             FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, position)
-             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE k.position <= i.indnkeyatts ORDER BY k.position) AS columns
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s AND c.relname = %(name)s
-  AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-  AND NOT EXISTS (SELECT FROM unnest(i.indkey::smallint[]) AS k(attnum)
-                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-                  WHERE NOT a.attnotnull)
-ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
-LIMIT 1
-"""
-
 
 @contextmanager
 def _read_only_session(dsn: str) -> Iterator[psycopg.Connection]:
@@ -177,7 +158,8 @@ def _discover_relation(
         _described(column, source_type, nullable, enums=enums)
         for column, source_type, nullable in connection.execute(DESCRIBE_COLUMNS, parameters)
     ]
-    key = tuple((connection.execute(_FIND_KEY, parameters).fetchone() or ([],))[0])
+    # The primary key, else the smallest unique index.
+    key = tuple((connection.execute(UNIQUE_KEYS, parameters).fetchone() or ([],))[0])
     return propose(relation, described, name=name, key=key, samples=_sample(connection, relation, described))
 
 

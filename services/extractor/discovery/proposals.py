@@ -59,6 +59,8 @@ class DiscoveredTable:
     place: tuple[str, ...]
     columns: tuple[DiscoveredColumn, ...]
     key: tuple[str, ...] = ()
+    #: Whether the source itself guarantees the key.
+    key_is_unique: bool = False
     cursor: str | None = None
     deleted_column: str | None = None
     remarks: tuple[str, ...] = ()
@@ -255,6 +257,7 @@ def propose(
         place=(f"relation: {_relation_text(relation)}",),
         columns=columns,
         key=key,
+        key_is_unique=bool(key),
         cursor=guess_cursor(columns) if key else None,
         deleted_column=guess_deleted(columns),
         remarks=tuple(remarks),

@@ -17,7 +17,7 @@ from psycopg.abc import PQGen
 from psycopg.generators import fetch_many
 from psycopg.waiting import Wait
 
-from services.extractor.dialects.postgresql import PostgresqlDialect
+from services.extractor.dialects.postgresql import UNIQUE_KEYS, PostgresqlDialect
 from services.extractor.drift import (
     compare,
     findings_of,
@@ -100,16 +100,15 @@ class PostgresReader:
         subject = f"{self._contract.source}.{self._contract.table}"
         try:
             with self._locked_transaction() as connection:
-                columns = self._describe(connection)
+                drift = self._compare(connection)
         except EsclusaError as error:
             return [Finding(subject, is_ok=False, detail=str(error))]
-        return findings_of(self._contract, compare(self._contract, columns, types=_DIALECT))
+        return findings_of(self._contract, drift)
 
     def drift(self) -> Drift:
         """Return what the table has otherwise; see `SourceReader`."""
         with self._locked_transaction() as connection:
-            columns = self._describe(connection)
-        return compare(self._contract, columns, types=_DIALECT)
+            return self._compare(connection)
 
     def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         """Return how many rows a window has, or the table; see `SourceReader`."""
@@ -155,7 +154,13 @@ class PostgresReader:
         with self._locked_transaction() as connection:
             taken_at = self._read_clock(connection)
             columns = self._describe(connection)
-            drift = require_agreement(self._contract, columns, types=_DIALECT, place=self._place)
+            drift = require_agreement(
+                self._contract,
+                columns,
+                types=_DIALECT,
+                place=self._place,
+                unique_keys=self._unique_keys(connection),
+            )
             tell_applied(self._contract, drift)
             yield PostgresSnapshot(
                 self._contract,
@@ -265,6 +270,17 @@ class PostgresReader:
     def _describe(self, connection: psycopg.Connection) -> tuple[SourceColumn, ...]:
         rows = connection.execute(DESCRIBE_COLUMNS, self._names)
         return tuple(SourceColumn(*row) for row in rows)
+
+    def _compare(self, connection: psycopg.Connection) -> Drift:
+        return compare(
+            self._contract,
+            self._describe(connection),
+            types=_DIALECT,
+            unique_keys=self._unique_keys(connection),
+        )
+
+    def _unique_keys(self, connection: psycopg.Connection) -> list[list[str]]:
+        return [columns for (columns,) in connection.execute(UNIQUE_KEYS, self._names)]
 
     def _describe_anew(self) -> tuple[SourceColumn, ...]:
         """Return the columns as a new session sees them: a snapshot does not see them change."""
