@@ -114,7 +114,8 @@ class Masking:
         counts = {
             name: frame.height - frame[position].null_count() for name, position in self._masked.items()
         }
-        frame = frame.select(self._expressions)
+        # Lazily, what an expression has twice is computed once.
+        frame = frame.lazy().select(self._expressions).collect()
         return MaskedChunk(Chunk(_render(frame), chunk.record_count), counts)
 
     def _parse(self, chunk: Chunk) -> pl.DataFrame:
