@@ -14,7 +14,9 @@ import hashlib
 import time
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -44,6 +46,9 @@ MAX_COPY_SIZE_IN_BYTES: Final = 5 * 1024**3
 
 DEFAULT_PART_SIZE_IN_BYTES: Final = 8 * 1024**2
 READ_SIZE_IN_BYTES: Final = 1024**2
+
+#: Parts of one upload that are sent at once, beside whoever writes: one connection to S3 is slower than most sources.
+PARTS_AT_ONCE: Final = 2
 
 #: Tries of a write that meets another write of the same key under way (409).
 CONFLICT_TRIES: Final = 4
@@ -302,8 +307,9 @@ class S3Upload:
     """
     An object being written to S3; see `Upload`.
 
-    A small one leaves whole by one put, a large one in parts. Never more than one part and the piece being
-    written are in memory.
+    A small one leaves whole by one put, a large one in parts, which are sent while more is written. Never more than
+    `PARTS_AT_ONCE` of them, the one that fills and the piece being written are in memory. What goes wrong with a part
+    is raised by a later `write`, or by `complete`.
     """
 
     def __init__(
@@ -325,6 +331,8 @@ class S3Upload:
         self._file_size_in_bytes = 0
         self._multipart: OpenUpload | None = None
         self._parts: list[CompletedPartTypeDef] = []
+        self._under_way: deque[Future[CompletedPartTypeDef]] = deque()
+        self._threads = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="upload")
         self._is_open = True
 
     @property
@@ -376,6 +384,9 @@ class S3Upload:
         """Give up; nothing stays. See `Upload`."""
         self._is_open = False
         self._buffer.clear()
+        # S3 may keep a part that arrives while its upload is aborted.
+        # Source: Amazon S3 API Reference, "AbortMultipartUpload".
+        self._threads.shutdown(cancel_futures=True)
         if self._multipart is None:
             return
         try:
@@ -387,23 +398,31 @@ class S3Upload:
     def _complete_multipart(self, multipart: OpenUpload) -> None:
         if self._buffer:
             self._send_part(bytes(self._buffer))
+        while self._under_way:
+            self._parts.append(self._under_way.popleft().result())
         self._store.complete_upload(multipart, self._parts, sha256=self.sha256)
 
     def _send_part(self, data: bytes) -> None:
+        """Have a part sent, once there are fewer than `PARTS_AT_ONCE` under way."""
         if self._multipart is None:
             self._multipart = self._begin_multipart()
-        number = len(self._parts) + 1
+        if len(self._under_way) == PARTS_AT_ONCE:
+            self._parts.append(self._under_way.popleft().result())
+        number = len(self._parts) + len(self._under_way) + 1
+        self._under_way.append(self._threads.submit(self._put_part, self._multipart.upload_id, number, data))
+
+    def _put_part(self, upload_id: str, number: int, data: bytes) -> "CompletedPartTypeDef":
         checksum = b64encode(hashlib.sha256(data).digest()).decode()
         with _translated(self._location):
             answer = self._client.upload_part(
                 Bucket=self._location.bucket,
                 Key=self._location.key,
-                UploadId=self._multipart.upload_id,
+                UploadId=upload_id,
                 PartNumber=number,
                 Body=data,
                 ChecksumSHA256=checksum,
             )
-        self._parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _begin_multipart(self) -> OpenUpload:
         with _translated(self._location):

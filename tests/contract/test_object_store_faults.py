@@ -18,7 +18,7 @@ from support.aws_endpoint import use_aws_endpoint
 from shared.domain.files import Location
 from shared.errors import ObjectConflict, Unavailable
 from shared.object_store import s3
-from shared.object_store.s3 import MIN_PART_SIZE_IN_BYTES, S3ObjectStore, make_s3_client
+from shared.object_store.s3 import MIN_PART_SIZE_IN_BYTES, PARTS_AT_ONCE, S3ObjectStore, make_s3_client
 
 SMALL = b"1,x\n"
 LARGE = SMALL * (MIN_PART_SIZE_IN_BYTES // 2)
@@ -152,6 +152,42 @@ def test_an_upload_whose_last_part_is_lost_leaves_nothing(store, client, bucket)
         writing.complete()
 
     assert list(store.open_uploads(bucket)) == []
+
+
+def test_an_upload_whose_first_part_is_lost_takes_no_more_and_leaves_nothing(store, client, bucket):
+    writing = store.open_upload(Location(bucket, "tmp/x.csv"), metadata={})
+
+    with every_request_lost(client, "UploadPart"), pytest.raises(Unavailable):
+        writing.write(LARGE + LARGE)
+    writing.abort()
+
+    assert list(store.open_uploads(bucket)) == []
+
+
+def test_parts_are_sent_while_more_is_written_in_any_order_and_never_too_many_at_once(store, client, bucket):
+    location = Location(bucket, "tmp/x.csv")
+    gate, lock, at_once = threading.Barrier(PARTS_AT_ONCE, timeout=20), threading.Lock(), [0, 0]
+
+    def wait_for_the_other(**_: Any) -> None:
+        with lock:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+        gate.wait()
+
+    def done(**_: Any) -> None:
+        with lock:
+            at_once[0] -= 1
+
+    client.meta.events.register("before-send.s3.UploadPart", wait_for_the_other)
+    client.meta.events.register("after-call.s3.UploadPart", done)
+    body = b"".join(b"%07d\n" % number for number in range(MIN_PART_SIZE_IN_BYTES // 2))  # four parts
+    writing = store.open_upload(location, metadata={})
+    for begin in range(0, len(body), 1_000_000):
+        writing.write(body[begin : begin + 1_000_000])
+    writing.complete()
+
+    assert at_once[1] == PARTS_AT_ONCE
+    assert store.sha256(location) == sha256_of(body)
 
 
 def test_an_upload_that_cannot_be_aborted_raises_nothing_and_is_found_later(store, client, bucket):
