@@ -79,6 +79,7 @@ FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typn
 WHERE t.typtype = 'e'
 """
 
+
 @contextmanager
 def _read_only_session(dsn: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(
