@@ -337,6 +337,8 @@ def _find_column(draft: TableDraft, name: str, at: FieldPath, document: Document
 
 
 def _check_key(draft: TableDraft, document: Document) -> None:
+    if isinstance(draft.form, DatabaseTableForm) and draft.form.key_is_unique and not draft.form.key:
+        document.report((*draft.path, "key_is_unique"), expected="it beside a key", found="no key")
     for position, name in enumerate(draft.form.key):
         at: FieldPath = (*draft.path, "key", position)
         if name in draft.form.key[:position]:
