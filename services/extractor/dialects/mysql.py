@@ -133,13 +133,13 @@ class MysqlDialect:
         """
         Return the expression of a column's text; see `Dialect`.
 
-        A FLOAT has no more than six digits unless it is made a DOUBLE; a BIT is bytes unless it is made a number;
-        numbers with ZEROFILL have zeros that are no digits of theirs.
+        A FLOAT has no more than six digits unless it is made a DOUBLE; a BIT is bytes unless it is made a number; the
+        YEAR 0 and numbers with ZEROFILL have zeros that are no digits of theirs.
         """
         word, _, rest = _parsed(source_type)
         if word == "float":
             return f"CAST({quoted_name} * 1E0 AS CHAR)"
-        if word == "bit" or "zerofill" in rest:
+        if word in {"bit", "year"} or "zerofill" in rest:
             return f"CAST({quoted_name} + 0 AS CHAR)"
         if word == "timestamp":
             return f"CONCAT(CAST({quoted_name} AS CHAR), '+00')"
