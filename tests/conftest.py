@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import structlog
 from psycopg import sql
+from support.mariadb import MariaDbServer
 
 from local import aws
 from local.ports import find_free_port
@@ -51,6 +52,22 @@ def fresh_database(postgres_server: EmbeddedPostgres) -> Iterator[str]:
     yield postgres_server.dsn(name)
     with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(server_directory: Path) -> Iterator[MariaDbServer]:
+    """A MariaDB server without durability, for the whole session."""
+    with MariaDbServer(server_directory / "mariadb", find_free_port()) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_mariadb_database(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """The name of a new, empty database of `mariadb_server`. It is dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    mariadb_server.run(f"CREATE DATABASE {name}")
+    yield name
+    mariadb_server.run(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")
