@@ -63,6 +63,12 @@ class House:
     def declare(self, *columns: str) -> None:
         self.file.write_text(FILE % "\n".join(f"      {column}" for column in columns))
 
+    def discover(self) -> None:
+        """Have the file written from the source."""
+        self.file.unlink(missing_ok=True)
+        ended = self.run("discover", "shop", "--dsn", "env:SHOP_DSN", "--out", str(self.file))
+        assert ended.exit_code == ExitCode.OK, ended.errors
+
     def run(self, *arguments: str) -> Ended:
         return self.shell.run(*arguments, ESCLUSA_SOURCES=str(self.file.parent))
 
@@ -443,6 +449,49 @@ def test_a_held_batch_is_shown_with_its_drift_accepted_and_replayed(outgrown: Ho
     assert outgrown.extract() == b"1,7\n"
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("ALTER TABLE things DROP CONSTRAINT things_pkey", "none"),
+        (
+            "ALTER TABLE things DROP CONSTRAINT things_pkey, ADD tenant int NOT NULL DEFAULT 1, ADD PRIMARY KEY (tenant, id)",
+            "(tenant, id)",
+        ),
+        (
+            "ALTER TABLE things DROP CONSTRAINT things_pkey; CREATE UNIQUE INDEX ON things (id) WHERE id > 0",
+            "none",
+        ),
+    ],
+)
+def test_a_key_that_the_source_no_longer_guarantees_is_held(house: House, change: str, found: str) -> None:
+    house.alter(*table_with("a integer", "7"))
+    house.discover()
+    assert house.contract.key_is_unique
+    assert house.drift() == Drift()
+    house.alter(change)
+
+    batch = house.hold()
+
+    assert batch.reason is Reason.KEY_CHANGED
+    assert f"key (id) should tell rows apart at the source, found the unique keys {found}" in batch.detail
+    ended = house.run("contract", "accept", "things", "--dry-run", "--json")
+    (unproposed,) = ended.document["unproposed"]
+    assert (unproposed["kind"], unproposed["edit"]) == ("key_changed", None)
+    assert ended.document["held_batch_ids"] == [batch.id]
+
+
+def test_another_unique_index_is_as_good_as_a_primary_key(house: House) -> None:
+    house.alter(*table_with("a integer", "7"))
+    house.discover()
+
+    house.alter(
+        "ALTER TABLE things DROP CONSTRAINT things_pkey; CREATE UNIQUE INDEX ON things (id) INCLUDE (id)"
+    )
+
+    assert house.drift() == Drift()
+    assert house.extract() == b"1,7\n"
+
+
 # ---- any change --------------------------------------------------------------------------------------------
 
 _TYPES = ["smallint", "integer", "bigint", "text", "varchar(9)", "varchar(20)", "numeric(9,2)", "numeric(12,4)",
@@ -458,9 +507,7 @@ def test_whatever_changes_is_accepted_and_then_differs_no_more(
     house: House, before: dict[str, str], after: dict[str, str], mask: str
 ) -> None:
     create(house, before)
-    house.file.unlink(missing_ok=True)
-    discovered = house.run("discover", "shop", "--dsn", "env:SHOP_DSN", "--out", str(house.file))
-    assert discovered.exit_code == ExitCode.OK, discovered.errors
+    house.discover()
     if before:
         masked = [option for name in before for option in ("--column", name)]
         assert house.run("contract", "accept", "things", *masked, "--mask", mask).exit_code == ExitCode.OK

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,37 @@ def test_of_key_and_cursor_null_is_not_told() -> None:
     found = [SourceColumn("id", "bigint"), SourceColumn("updated_at", "timestamp with time zone")]
 
     assert compare(contract, found, types=POSTGRESQL).changes == ()
+
+
+# ---- the key -----------------------------------------------------------------------------------------------
+
+
+def drift_of_key(*unique_keys: list[str], is_declared: bool = True) -> Drift:
+    """What differs in a table keyed by `id` and `line`, whose source has these unique keys."""
+    columns = [ID, column("line", "int64", source_type="bigint")]
+    contract = replace(make_contract(columns), key=("id", "line"), key_is_unique=is_declared)
+    found = [AT_SOURCE, SourceColumn("line", "bigint")]
+    return compare(contract, found, types=POSTGRESQL, unique_keys=unique_keys)
+
+
+@pytest.mark.parametrize("unique_key", [["id", "line"], ["line", "id"], ["id"]])
+def test_a_key_that_holds_a_unique_one_tells_rows_apart(unique_key: list[str]) -> None:
+    assert drift_of_key(["tenant", "id"], unique_key) == Drift()
+
+
+@pytest.mark.parametrize("unique_keys", [[], [["tenant", "id", "line"]], [["number"]]])
+def test_a_key_that_the_source_no_longer_guarantees_is_held(unique_keys: list[list[str]]) -> None:
+    (change,) = drift_of_key(*unique_keys).changes
+
+    assert (change.kind, change.reason) == (ChangeKind.KEY_CHANGED, Reason.KEY_CHANGED)
+    assert str(change).startswith(
+        "key (id, line) should tell rows apart at the source, found the unique keys "
+    )
+    assert change.edit is None
+
+
+def test_a_key_that_was_never_guaranteed_is_not_compared() -> None:
+    assert drift_of_key(is_declared=False) == Drift()
 
 
 # ---- what is made of it ------------------------------------------------------------------------------------
