@@ -23,6 +23,7 @@ from shared.domain.windows import (
     due_snapshot,
     due_windows,
     floor_to,
+    horizon_of,
     slot_of,
 )
 from shared.ports import Ledger, LedgerTransaction
@@ -30,6 +31,19 @@ from shared.ports import Ledger, LedgerTransaction
 log = structlog.get_logger()
 
 _OPEN_STATES = frozenset(BatchState) - STATES_AT_REST
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTime:
+    """A source's clock, and since when a transaction that has written is open there; see `Scout`."""
+
+    now: datetime
+    open_since: datetime | None
+
+    def horizon(self, contract: TableContract) -> datetime:
+        """Return the moment up to which every row of a table has been committed."""
+        lag = contract.cursor.lag if contract.cursor else timedelta(0)
+        return horizon_of(self.now, lag=lag, open_since=self.open_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,15 @@ class Scout(Protocol):
         """
         ...
 
+    def open_since(self) -> datetime | None:
+        """
+        Return the start of the oldest open transaction that has written, if there is one and the source shows it.
+
+        Raises:
+            Unavailable: if it does not answer.
+        """
+        ...
+
     def counted(self, contract: TableContract) -> Counted:
         """
         Look at a cursor that counts: its values, and after them the clock.
@@ -148,13 +171,13 @@ def plan_source(
     """
     Plan the due windows of a source's tables, each table in one transaction with its messages.
 
-    The horizon is the source's own clock, read once, before anything is planned: a row that commits later
-    than `lag` after its cursor value is caught by the overlap of a later window.
+    The horizon is the source's own clock less the lag, read once, before anything is planned, or the start of the
+    oldest transaction that has written and is still open: what that one commits bears no earlier moment.
 
     Raises:
         Unavailable: if the source's clock or the ledger cannot be read. Tables planned before stay planned.
     """
-    now = scout.clock()
+    time = SourceTime(scout.clock(), scout.open_since())
     with ledger.transaction() as tx:
         planned_before = {(item.source, item.table) for item in tx.table_progress()}
     planned = []
@@ -163,9 +186,9 @@ def plan_source(
         if contract.cursor_scale is CursorScale.COUNT:
             counted = scout.counted(contract)
         elif contract.cursor is not None and (contract.source, contract.table) not in planned_before:
-            first = _first_load(contract, now=now, scout=scout)
+            first = _first_load(contract, time=time, scout=scout)
         planned.append(
-            _plan_table(contract, now=now, counted=counted, first=first, ledger=ledger, bucket=bucket)
+            _plan_table(contract, time=time, counted=counted, first=first, ledger=ledger, bucket=bucket)
         )
     return planned
 
@@ -173,7 +196,7 @@ def plan_source(
 def _plan_table(
     contract: TableContract,
     *,
-    now: datetime,
+    time: SourceTime,
     counted: Counted | None,
     first: Sequence[PlannedWindow],
     ledger: Ledger,
@@ -184,11 +207,13 @@ def _plan_table(
         watermark = tx.watermark(contract.source, contract.table)
         version = register_contract(tx, contract)
         if counted is not None:
-            due, planned_until = _due_counts(tx, contract, counted, watermark=watermark)
+            due, planned_until = _due_counts(
+                tx, contract, replace(time, now=counted.at), counted, watermark=watermark
+            )
         else:
             # Looked at before the lock: another planner may have been first.
             is_first = bool(first) and watermark is None
-            due = list(first) if is_first else _due(tx, contract, watermark=watermark, now=now)
+            due = list(first) if is_first else _due(tx, contract, watermark=watermark, time=time)
             planned_until = due[-1].window.end if due else None
         planned = tuple(
             window for window in due if lifecycle.plan(tx, version, planned=window, bucket=bucket)
@@ -200,9 +225,9 @@ def _plan_table(
     return PlannedTable(contract.source, contract.table, version.version, planned)
 
 
-def _first_load(contract: TableContract, *, now: datetime, scout: Scout) -> list[PlannedWindow]:
+def _first_load(contract: TableContract, *, time: SourceTime, scout: Scout) -> list[PlannedWindow]:
     """Return the parts in which a table that was never read is read first."""
-    (whole,) = _due_moments(contract, watermark=None, now=now)
+    (whole,) = _due_moments(contract, watermark=None, time=time)
     windows = scout.first_parts(contract, whole.window)
     return [
         PlannedWindow(
@@ -213,26 +238,32 @@ def _first_load(contract: TableContract, *, now: datetime, scout: Scout) -> list
 
 
 def _due(
-    tx: LedgerTransaction, contract: TableContract, *, watermark: datetime | None, now: datetime
+    tx: LedgerTransaction, contract: TableContract, *, watermark: datetime | None, time: SourceTime
 ) -> list[PlannedWindow]:
     if contract.cursor is not None:
-        return _due_moments(contract, watermark=watermark, now=now)
+        return _due_moments(contract, watermark=watermark, time=time)
     if tx.batches(source=contract.source, table=contract.table, states=_OPEN_STATES, limit=1):
         # A snapshot is still on its way; a second one behind it would only supersede it.
         return []
-    return due_snapshot(watermark, horizon=now, schedule=contract.schedule)
+    return due_snapshot(watermark, horizon=time.now, schedule=contract.schedule)
 
 
 def _due_moments(
-    contract: TableContract, *, watermark: datetime | None, now: datetime
+    contract: TableContract, *, watermark: datetime | None, time: SourceTime
 ) -> list[PlannedWindow]:
-    lag = contract.cursor.lag if contract.cursor else timedelta(0)
     resolution = ONE_DAY if contract.cursor_scale is CursorScale.DAY else MICROSECOND
-    return due_windows(watermark, horizon=now - lag, schedule=contract.schedule, resolution=resolution)
+    return due_windows(
+        watermark, horizon=time.horizon(contract), schedule=contract.schedule, resolution=resolution
+    )
 
 
 def _due_counts(
-    tx: LedgerTransaction, contract: TableContract, counted: Counted, *, watermark: datetime | None
+    tx: LedgerTransaction,
+    contract: TableContract,
+    time: SourceTime,
+    counted: Counted,
+    *,
+    watermark: datetime | None,
 ) -> tuple[list[PlannedWindow], datetime | None]:
     """
     Return the windows of a cursor that counts that are due, and up to where the table is planned with them.
@@ -240,7 +271,6 @@ def _due_counts(
     What is seen of the numbers now is planned once the lag has passed: by then every row with a number below the one
     that was seen has been committed. Until it is planned nothing else is noted.
     """
-    lag = contract.cursor.lag if contract.cursor else timedelta(0)
     every = contract.schedule.every
     known = tx.cursor_count(contract.source, contract.table)
     is_of_another_interval = known is None or floor_to(counted.at, every) > floor_to(known.seen_at, every)
@@ -250,7 +280,7 @@ def _due_counts(
         if not is_of_another_interval:
             return [], None
         known = replace(known, seen_at=counted.at, seen_below=counted.below)
-    if counted.at - known.seen_at < lag:
+    if time.horizon(contract) < known.seen_at:
         tx.set_cursor_count(contract.source, contract.table, known)
         return [], None
     window = Window(watermark, known.seen_at)

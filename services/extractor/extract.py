@@ -21,8 +21,8 @@ from shared.domain.contracts import Column, MaskEvidence, MaskKind, TableContrac
 from shared.domain.counts import Count
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
-from shared.domain.windows import slot_of
-from shared.errors import Refused, Unavailable
+from shared.domain.windows import horizon_of, slot_of
+from shared.errors import Refused, SourceConflict, Unavailable
 from shared.lifecycle import StageResult
 from shared.ports import ObjectStore, SecretStore
 from shared.stage import Assignment
@@ -95,11 +95,18 @@ def require_closed_window(assignment: Assignment, snapshot: SourceSnapshot) -> N
     cursor = assignment.contract.cursor
     if cursor is None:
         return
+    place = f"source {assignment.batch.source!r}, table {assignment.batch.table!r}"
     closed_at = assignment.batch.window.end + cursor.lag
     if snapshot.taken_at < closed_at:
         raise Unavailable(
-            f"source {assignment.batch.source!r}, table {assignment.batch.table!r}: expected its clock to be at "
-            f"{slot_of(closed_at)} or later, found {slot_of(snapshot.taken_at)}; rows of the window may still come"
+            f"{place}: expected its clock to be at {slot_of(closed_at)} or later, found "
+            f"{slot_of(snapshot.taken_at)}; rows of the window may still come"
+        )
+    horizon = horizon_of(snapshot.taken_at, lag=cursor.lag, open_since=snapshot.open_since)
+    if horizon < assignment.batch.window.end and snapshot.open_since is not None:
+        raise SourceConflict(
+            f"{place}: a transaction that began {slot_of(snapshot.open_since)} has written and is still open; what it "
+            f"commits may belong to this window, which ends {slot_of(assignment.batch.window.end)}"
         )
 
 

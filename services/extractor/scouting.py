@@ -43,6 +43,10 @@ class SourceScout:
         """Return the source's own clock."""
         return self.reader(self._contracts[0]).clock()
 
+    def open_since(self) -> datetime | None:
+        """Return the start of the oldest open transaction that has written, if the source shows it."""
+        return self.reader(self._contracts[0]).open_since()
+
     def counted(self, contract: TableContract) -> Counted:
         """Look at a cursor that counts."""
         reader = self.reader(contract)

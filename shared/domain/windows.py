@@ -20,6 +20,9 @@ REJECTS_SLOT_INFIX = " rejects "
 #: Sets the slots of batches apart that read a span of time again because somebody asked for it.
 BACKFILL_SLOT_PREFIX = "backfill "
 
+#: A transaction that is open holds the windows of its source back no longer.
+LONGEST_HELD_BACK = timedelta(hours=1)
+
 #: What a moment tells apart, and a date: a window on dates is whole days long.
 MICROSECOND = timedelta(microseconds=1)
 ONE_DAY = timedelta(days=1)
@@ -90,6 +93,19 @@ def floor_to(moment: datetime, every: timedelta) -> datetime:
     '2026-11-22T20:15:00+00:00'
     """
     return moment - (moment - EPOCH) % every
+
+
+def horizon_of(now: datetime, *, lag: timedelta, open_since: datetime | None) -> datetime:
+    """
+    Return the moment up to which every row has been committed.
+
+    That is `lag` ago, or, if the source shows transactions that have written and are open, the start of the oldest:
+    its rows bear that moment and are not seen yet. One that is never ended holds nothing back for longer than an hour.
+    """
+    horizon = now - lag
+    if open_since is None or open_since >= horizon:
+        return horizon
+    return max(open_since, horizon - LONGEST_HELD_BACK)
 
 
 def slot_of(moment: datetime) -> str:

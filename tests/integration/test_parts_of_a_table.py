@@ -8,16 +8,19 @@ from itertools import pairwise
 
 import psycopg
 import pytest
-from support.extraction import column, make_contract
+from psycopg import conninfo
+from support.extraction import column, make_assignment, make_contract
 
 from services.extractor.backfill import backfill_parts
+from services.extractor.extract import extract
 from services.extractor.readers import CursorBounds, ReadLimits, SourceReader
 from services.extractor.readers.postgres import PostgresReader
 from services.extractor.scouting import SourceScout, parts_of
 from shared.domain.contracts import Cursor, TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent, Window, counted_windows
-from shared.errors import ConfigurationError, Refused
+from shared.errors import ConfigurationError, Refused, SourceConflict
+from shared.object_store.memory import MemoryObjectStore
 from shared.secrets.memory import MemorySecrets
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
@@ -198,3 +201,50 @@ def test_a_backfill_of_numbers_goes_from_a_number_to_a_number(fresh_database: st
             backfill_parts(NUMBERS, reader, start=END, end=15, chunk=None, watermark=END)
         with pytest.raises(ConfigurationError, match="--from below --to"):
             backfill_parts(NUMBERS, reader, start=15, end=15, chunk=None, watermark=END)
+
+
+def test_a_window_waits_for_a_transaction_that_wrote_and_is_still_open(fresh_database: str) -> None:
+    table = "CREATE TABLE customers (id int PRIMARY KEY, seen timestamptz DEFAULT now())"
+    contract = replace(MOMENTS, cursor=Cursor("seen", lag=timedelta(0), overlap=timedelta(0)))
+    store, secrets = MemoryObjectStore(), MemorySecrets({"env:SHOP_DSN": fresh_database})
+    with (
+        reader_of(fresh_database, contract, table) as reader,
+        psycopg.connect(fresh_database) as writer,
+        psycopg.connect(fresh_database) as onlooker,
+    ):
+        onlooker.execute("SELECT count(*) FROM customers")
+        assert reader.open_since() is None
+        writer.execute("INSERT INTO customers (id) VALUES (1)")
+        began = reader.open_since()
+        assert began is not None
+        window = Window(None, began + timedelta(microseconds=1))
+        assignment = make_assignment(contract, window=window)
+
+        with pytest.raises(SourceConflict, match="has written and is still open"):
+            extract(assignment, reader=reader, store=store, secrets=secrets)
+        writer.commit()
+
+        assert reader.open_since() is None
+        assert extract(assignment, reader=reader, store=store, secrets=secrets).counts["rows_written"] == 1
+
+
+def test_a_role_that_sees_no_transactions_of_others_waits_for_none(fresh_database: str) -> None:
+    table = "CREATE TABLE customers (id int PRIMARY KEY, seen timestamptz DEFAULT now())"
+    with (
+        reader_of(
+            fresh_database,
+            MOMENTS,
+            table,
+            "CREATE ROLE short_sighted LOGIN PASSWORD 'p'",
+            "GRANT SELECT ON customers TO short_sighted",
+        ),
+        psycopg.connect(fresh_database) as writer,
+    ):
+        writer.execute("INSERT INTO customers (id) VALUES (1)")
+        dsn = conninfo.make_conninfo(fresh_database, user="short_sighted", password="p")
+        secrets = MemorySecrets({"env:SHOP_DSN": dsn})
+        reader = PostgresReader(MOMENTS, secrets=secrets, limits=ReadLimits())
+        try:
+            assert reader.open_since() is None
+        finally:
+            reader.close()

@@ -14,6 +14,8 @@ class ToldScout:
     """`shared.planning.Scout` of sources of which a test knows all."""
 
     clock: Callable[[], datetime]
+    #: Since when a transaction that has written is open.
+    open_since: Callable[[], datetime | None] = lambda: None
     #: The numbers that the counting cursor has now, smallest and largest.
     numbers: tuple[int, int] | None = None
     #: Where a first load is cut.

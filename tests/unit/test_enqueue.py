@@ -38,7 +38,9 @@ def readers_whose_clock(tell: Any) -> Any:
 
     @contextmanager
     def open_reader(contract: Any, *, secrets: Any, limits: Any) -> Iterator[Any]:
-        yield SimpleNamespace(clock=lambda: tell(contract.source), cursor_bounds=lambda _: None)
+        yield SimpleNamespace(
+            clock=lambda: tell(contract.source), open_since=lambda: None, cursor_bounds=lambda _: None
+        )
 
     return open_reader
 

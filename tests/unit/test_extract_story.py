@@ -33,6 +33,7 @@ class ToldSource:
     rows_read_count: int = 0
     rows_outside_window_count: int = 0
     taken_at: datetime = datetime(2026, 6, 1, tzinfo=UTC)
+    open_since: datetime | None = None
     fingerprint: str = "before"
     fingerprint_after: str = "before"
     new_columns: list[SourceColumn] = field(default_factory=list)

@@ -222,3 +222,38 @@ def test_a_table_that_was_planned_is_not_looked_at_for_its_first_load_again(ledg
 
     assert [window.window for window in later] == [Window(NOON, NOON + QUARTER)]
     assert [window.is_bulk for window in later] == [False]
+
+
+# ---- transactions that are open at the source ------------------------------------------------------------------
+
+
+def held(
+    ledger: MemoryLedger, contract: TableContract, moment: datetime, *, since: datetime, **more: object
+) -> list[Window]:
+    scout = ToldScout(lambda: moment, lambda: since, **more)  # type: ignore[arg-type]
+    (table,) = plan_source([contract], ledger=ledger, scout=scout, bucket=BUCKET)
+    return [window.window for window in table.planned]
+
+
+def test_a_window_waits_for_the_oldest_transaction_that_has_written(ledger: MemoryLedger) -> None:
+    planned(ledger, MOMENTS, NOON + LAG)
+
+    assert held(ledger, MOMENTS, NOON + QUARTER + LAG, since=NOON + QUARTER - LAG) == []
+    assert held(ledger, MOMENTS, NOON + QUARTER + LAG, since=NOON + QUARTER) == [Window(NOON, NOON + QUARTER)]
+
+
+def test_a_transaction_that_is_never_ended_holds_nothing_back_for_longer_than_an_hour(
+    ledger: MemoryLedger,
+) -> None:
+    planned(ledger, MOMENTS, NOON + LAG)
+
+    windows = held(ledger, MOMENTS, NOON + timedelta(hours=3) + LAG, since=NOON)
+
+    assert windows[-1].end == NOON + timedelta(hours=2)
+
+
+def test_numbers_wait_for_a_transaction_that_is_older_than_their_sighting(ledger: MemoryLedger) -> None:
+    planned(ledger, COUNTING, NOON, numbers=(1, 10))
+
+    assert held(ledger, COUNTING, NOON + QUARTER, since=NOON - LAG, numbers=(1, 20)) == []
+    assert held(ledger, COUNTING, NOON + QUARTER, since=NOON, numbers=(1, 20)) == [Window(None, NOON)]

@@ -168,7 +168,7 @@ def test_what_readers_saw_stays_while_a_replay_fails_as_well() -> None:
 #: What no batch needs on its way: people and tests ask it.
 ASKED_BY_PEOPLE = {
     Warehouse: {"row_count", "read_rows", "query"},
-    SourceReader: {"check", "count_rows", "cursor_bounds"},
+    SourceReader: {"check", "count_rows", "cursor_bounds", "drift"},
 }
 #: What is known without asking anybody, or costs the outside nothing.
 WITHOUT_EFFECT = {
@@ -177,6 +177,7 @@ WITHOUT_EFFECT = {
     SourceReader: {"close"},
     SourceSnapshot: {
         "taken_at",
+        "open_since",
         "fingerprint",
         "rows_read_count",
         "rows_outside_window_count",

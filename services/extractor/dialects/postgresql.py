@@ -137,7 +137,7 @@ _OLDEST_OPEN_TRANSACTION = (
 FROM (
     SELECT a.xact_start AS started
     FROM pg_catalog.pg_stat_activity AS a
-    WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+    WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
     UNION ALL
     SELECT p.prepared FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = pg_catalog.current_database()
 ) AS open_ones

@@ -79,6 +79,11 @@ class SourceSnapshot(Protocol):
         ...
 
     @property
+    def open_since(self) -> datetime | None:
+        """The start of the oldest transaction that had written before the snapshot; see `SourceReader.open_since`."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Of the table's columns and types when the snapshot was opened."""
         ...
@@ -118,6 +123,17 @@ class SourceReader(Protocol):
     def clock(self) -> datetime:
         """
         Return the moment up to which the source can be read, on its own clock and in UTC.
+
+        Raises:
+            Unavailable: if it does not answer.
+        """
+        ...
+
+    def open_since(self) -> datetime | None:
+        """
+        Return the start of the oldest open transaction that has written: what it commits may bear that moment.
+
+        On the source's clock and in UTC; None if there is none, or the source does not show those of others.
 
         Raises:
             Unavailable: if it does not answer.

@@ -95,6 +95,11 @@ class PostgresReader:
         with self._transaction(self._session()) as connection:
             return self._read_clock(connection)
 
+    def open_since(self) -> datetime | None:
+        """Return the start of the oldest open transaction that has written; see `SourceReader`."""
+        with self._transaction(self._session()) as connection:
+            return self._read_open_since(connection)
+
     def check(self) -> list[Finding]:
         """Look at connection, rights and columns; see `SourceReader`."""
         subject = f"{self._contract.source}.{self._contract.table}"
@@ -151,6 +156,8 @@ class PostgresReader:
     @contextmanager
     def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> "Iterator[PostgresSnapshot]":
         """Begin to read a window; see `SourceReader`."""
+        # Before the snapshot: what commits in between is seen by it, and waited for needlessly at worst.
+        open_since = self.open_since()
         with self._locked_transaction() as connection:
             taken_at = self._read_clock(connection)
             columns = self._describe(connection)
@@ -168,6 +175,7 @@ class PostgresReader:
                 columns=columns,
                 conditions=conditions_of(self._contract, window, extent=extent),
                 taken_at=taken_at,
+                open_since=open_since,
                 describe_anew=self._describe_anew,
                 chunk_size_in_bytes=self._limits.chunk_size_in_bytes,
             )
@@ -267,6 +275,10 @@ class PostgresReader:
             )
         return moment.astimezone(UTC)
 
+    def _read_open_since(self, connection: psycopg.Connection) -> datetime | None:
+        text: str | None = _one_value(connection, sql.SQL(_DIALECT.oldest_open_transaction().sql))
+        return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
+
     def _describe(self, connection: psycopg.Connection) -> tuple[SourceColumn, ...]:
         rows = connection.execute(DESCRIBE_COLUMNS, self._names)
         return tuple(SourceColumn(*row) for row in rows)
@@ -304,6 +316,7 @@ class PostgresSnapshot:
         columns: tuple[SourceColumn, ...],
         conditions: Sequence[Condition],
         taken_at: datetime,
+        open_since: datetime | None,
         describe_anew: Callable[[], tuple[SourceColumn, ...]],
         chunk_size_in_bytes: int,
     ) -> None:
@@ -312,6 +325,7 @@ class PostgresSnapshot:
         self._columns = columns
         self._conditions = conditions
         self._taken_at = taken_at
+        self._open_since = open_since
         self._describe_anew = describe_anew
         self._chunk_size_in_bytes = chunk_size_in_bytes
         self._rows_read_count = 0
@@ -320,6 +334,11 @@ class PostgresSnapshot:
     def taken_at(self) -> datetime:
         """The database's clock before the snapshot."""
         return self._taken_at
+
+    @property
+    def open_since(self) -> datetime | None:
+        """The start of the oldest transaction that had written, by the database's own list."""
+        return self._open_since
 
     @property
     def fingerprint(self) -> str:

@@ -58,6 +58,10 @@ class RestReader:
         with self._client() as client:
             return client.clock(self._url(client))
 
+    def open_since(self) -> datetime | None:
+        """Return None: a server of records shows no transactions."""
+        return None
+
     def check(self) -> list[Finding]:
         """Ask for the first page; see `SourceReader`."""
         subject = f"{self._contract.source}.{self._contract.table}"
@@ -169,6 +173,11 @@ class RestSnapshot:
     def taken_at(self) -> datetime:
         """The server's clock before the first page."""
         return self._taken_at
+
+    @property
+    def open_since(self) -> datetime | None:
+        """None: a server of records shows no transactions."""
+        return None
 
     @property
     def fingerprint(self) -> str:

@@ -27,6 +27,7 @@ FAULTS = tuple(fault for fault in Fault if fault is not Fault.NONE)
 #: Every side effect. A transaction of the ledger is named by what it does; those that only read are one.
 EFFECTS = {
     "source.clock": "ask the source for its clock",
+    "source.open_since": "ask the source for open transactions",
     "source.open_snapshot": "begin to read the source",
     "source.read": "read rows of the source",
     "source.fingerprint": "ask the source for its columns again",

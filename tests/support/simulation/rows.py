@@ -181,6 +181,9 @@ class SimulatedReader:
     def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         return len(self._source.rows)
 
+    def open_since(self) -> datetime | None:
+        return self._world.effect("source.open_since", lambda: None)  # type: ignore[no-any-return]
+
     def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
         return None
 
@@ -194,6 +197,7 @@ class SimulatedSnapshot:
     fingerprint = "as ever"
     rows_outside_window_count = 0
     taken_at = MIDNIGHT + 12 * HOUR
+    open_since = None
 
     def __init__(self, world: World, source: SimulatedSource, rows: Sequence[Row]) -> None:
         self._world = world

@@ -512,10 +512,11 @@ class World:
             ledger=self.ledger,
         )
         self.secrets.resolve("env:SIMULATED_DSN")
+        reader = SimulatedReader(self, source, contracts[0])
         plan_source(
             contracts,
             ledger=self.ledger,
-            scout=ToldScout(SimulatedReader(self, source, contracts[0]).clock),
+            scout=ToldScout(reader.clock, reader.open_since),
             bucket=source.bucket,
         )
         send_pending(self.ledger, self.sender)

@@ -112,6 +112,11 @@ class SqlReader:
         with self._look() as connection:
             return self._read_clock(connection)
 
+    def open_since(self) -> datetime | None:
+        """Return the start of the oldest open transaction that has written; see `SourceReader`."""
+        with self._look() as connection:
+            return self._read_open_since(connection)
+
     def check(self) -> list[Finding]:
         """Look at connection, rights and columns; see `SourceReader`."""
         subject = f"{self._contract.source}.{self._contract.table}"
@@ -175,6 +180,7 @@ class SqlReader:
         with self._session(rows_ahead) as connection:
             # Before the snapshot: a clock read in it would promise commits that it does not see.
             taken_at = self._read_clock(connection)
+            open_since = self._read_open_since(connection)
             kind = self._find(connection)
             if not self._dialect.begins_by_statement:
                 self._run(connection, self._dialect.end_snapshot())
@@ -190,6 +196,7 @@ class SqlReader:
                 query,
                 columns=columns,
                 taken_at=taken_at,
+                open_since=open_since,
                 max_record_octets=query.measure(connection),
             )
             self._run(connection, self._dialect.end_snapshot())
@@ -247,6 +254,17 @@ class SqlReader:
                 f"{self._place}: the server tells no clock; a standby that has replayed nothing has none yet"
             )
         return _moment(text)
+
+    def _read_open_since(self, connection: WatchedConnection) -> datetime | None:
+        statement = self._dialect.oldest_open_transaction()
+        if statement is None:
+            return None
+        try:
+            text = _only_text(connection.query(statement))
+        except Refused:
+            # A login that may not see the transactions of others: then the lag alone has to do.
+            return None
+        return None if text is None else _moment(text)
 
     def _find(self, connection: WatchedConnection) -> str:
         kind = _only_text(connection.query(self._dialect.table(*self._names)))
@@ -309,6 +327,7 @@ class SqlSnapshot:
         *,
         columns: tuple[SourceColumn, ...],
         taken_at: datetime,
+        open_since: datetime | None,
         max_record_octets: int,
     ) -> None:
         self._reader = reader
@@ -316,6 +335,7 @@ class SqlSnapshot:
         self._query = query
         self._columns = columns
         self._taken_at = taken_at
+        self._open_since = open_since
         self._rows_read_count = 0
         #: No record of it is larger.
         self.max_record_octets = max_record_octets
@@ -324,6 +344,11 @@ class SqlSnapshot:
     def taken_at(self) -> datetime:
         """The database's clock before the snapshot."""
         return self._taken_at
+
+    @property
+    def open_since(self) -> datetime | None:
+        """The start of the oldest transaction that had written, by the database's own list."""
+        return self._open_since
 
     @property
     def fingerprint(self) -> str:
