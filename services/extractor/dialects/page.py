@@ -234,14 +234,17 @@ TYPES: Mapping[DialectName, Sequence[str]] = MappingProxyType(
 )
 
 _TITLES = {
-    DialectName.POSTGRESQL: ("PostgreSQL", "Run against PostgreSQL 15, natively and through ODBC."),
+    DialectName.POSTGRESQL: ("PostgreSQL", "Run against PostgreSQL 16, natively and through ODBC."),
     DialectName.MYSQL: ("MySQL and MariaDB", "Run against MariaDB 10.11."),
     DialectName.SQLSERVER: (
         "SQL Server",
         "**Not run**: written after Microsoft's documents, tested on its text.",
     ),
     DialectName.ORACLE: ("Oracle", "**Not run**: written after Oracle's documents, tested on its text."),
-    DialectName.SQLITE: ("SQLite", "Run against SQLite 3.40."),
+    DialectName.SQLITE: (
+        "SQLite",
+        "Run against SQLite 3.40. A blob in a column that is not declared as one refuses the batch.",
+    ),
 }
 
 _HEAD = """\

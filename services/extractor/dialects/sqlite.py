@@ -2,7 +2,8 @@
 SQLite. A file and no server: its clock is that of the machine that reads it, and nobody bounds a statement but the driver.
 
 A declared type says little there: each value has a storage class of its own. So a value of another class than the
-declared type promises becomes a rejected row, and is never converted. Source: "Datatypes In SQLite", 3.1.
+declared type promises becomes a rejected row, and is never converted; a blob where none is declared refuses the batch.
+Source: "Datatypes In SQLite", 3.1.
 """
 
 import re
@@ -29,11 +30,15 @@ class SqliteDialect:
         """
         Return a name in grave accents: a name in double quotes that SQLite does not know is a string to it.
 
+        One with a question mark is in double quotes all the same: SQLite's ODBC driver counts a parameter otherwise.
+
         >>> SqliteDialect().quote("odd`name")
         '`odd``name`'
         """
         if not name or "\0" in name:
             raise ValueError(f"expected a name of one character or more without NUL, found {name!r}")
+        if "?" in name:
+            return '"' + name.replace('"', '""') + '"'
         return "`" + name.replace("`", "``") + "`"
 
     def fate_of(self, source_type: str) -> Fate:
@@ -51,7 +56,7 @@ class SqliteDialect:
         if "JSON" in word:
             return _exact(ColumnKind.JSON, "kept as text")
         if "CHAR" in word or "CLOB" in word or "TEXT" in word:
-            return _exact(ColumnKind.STRING, "a blob in it refuses the batch")
+            return _exact(ColumnKind.STRING)
         if "BLOB" in word:
             return _exact(ColumnKind.BINARY, "a text or number in it becomes a rejected row")
         if "REAL" in word or "FLOA" in word or "DOUB" in word:
@@ -216,12 +221,16 @@ class SqliteDialect:
         return _concatenated([*between, "char(10)"])
 
     def octets_of(self, text: str) -> str:
-        """Return how long a text is in UTF-8, whatever encoding the file has."""
-        return f"length({text}) * 4"
+        """
+        Return an upper bound, whatever encoding the file has, and with the quotes that each value has in `record_of`.
+
+        `length` of a text would end at a NUL in it.
+        """
+        return f"(length(CAST({text} AS BLOB)) * 2 + 2)"
 
     def max_octets_of(self, source_type: str) -> int | None:
         """Return None for whatever may hold text, since no declared length is held."""
-        return 8 if self.fate_of(source_type).type.kind is ColumnKind.BOOLEAN else None
+        return len('"(integer)"') if self.fate_of(source_type).type.kind is ColumnKind.BOOLEAN else None
 
 
 _KIND = "CASE type WHEN 'view' THEN 'view' ELSE 'table' END"

@@ -234,6 +234,11 @@ def _server_written(batch: pa.RecordBatch, place: str) -> bytes:
             f"{place}: the server gave up on a record, which is longer than it sends (max_allowed_packet); raise that "
             "there, or withhold the large column",
         )
+    if not pl.Series(records).str.ends_with(RECORD_TERMINATOR).all():
+        raise Refused(
+            Reason.VALUE_NOT_REPRESENTABLE,
+            f"{place}: a record came cut, as some drivers do at the character NUL; let a view replace it",
+        )
     _, offsets, text = records.buffers()
     ends = memoryview(offsets).cast("i")
     first, last = ends[records.offset], ends[records.offset + len(records)]
