@@ -272,7 +272,7 @@ def test_a_moment_is_a_time_or_an_age(text: str, moment: datetime) -> None:
 
 def test_show_tells_why_a_batch_is_held_what_cures_it_and_what_lies_in_quarantine(house: House) -> None:
     held = house.hold()
-    header = header_line(["column_0"])
+    header = header_line(["column_0", "updated_at"])
     good, bad = house.set_aside(held, header + b"1\n"), house.set_aside(held, b"id;phone\n", part=1)
 
     document = house.run("show", held, "--json").document
@@ -282,7 +282,7 @@ def test_show_tells_why_a_batch_is_held_what_cures_it_and_what_lies_in_quarantin
     assert document["cure"].endswith(f"esclusa quarantine replay {held}")
     assert [event["to_state"] for event in document["history"]] == ["planned", "extracting", "quarantined"]
     assert [attempt["reason"] for attempt in document["attempts"]] == ["column_missing"]
-    assert document["header"] == ["column_0"]
+    assert document["header"] == ["column_0", "updated_at"]
     assert [(found["key"], found["sha256"], found["record_count"]) for found in document["objects"]] == [
         (file.location.key, file.sha256, 3) for file in (good, bad)
     ]
@@ -299,11 +299,11 @@ def test_show_says_how_a_header_differs_without_a_word_that_may_be_a_value(house
 
     assert found["header"] == {
         "is_as_declared": False,
-        "missing_columns": ["column_0"],
+        "missing_columns": ["column_0", "updated_at"],
         "unknown_column_count": 2,
         "error": None,
     }
-    assert "lacks column_0; 2 names that are not the contract's" in ended.output
+    assert "lacks column_0, updated_at; 2 names that are not the contract's" in ended.output
     assert SECRET not in ended.output
     assert "ann@example.org" not in ended.output
 
