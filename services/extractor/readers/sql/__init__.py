@@ -124,7 +124,7 @@ class SqlReader:
             with self._look() as connection:
                 self._find(connection)
                 columns = self._describe(connection)
-                drift = compare(self._contract, columns, types=self._dialect)
+                drift = self._compare(connection, columns)
                 if not drift.held:
                     connection.query(self._query(columns, []).no_row())
         except EsclusaError as error:
@@ -135,7 +135,7 @@ class SqlReader:
         """Return what the table has otherwise; see `SourceReader`."""
         with self._look() as connection:
             self._find(connection)
-            return compare(self._contract, self._describe(connection), types=self._dialect)
+            return self._compare(connection, self._describe(connection))
 
     def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         """Return how many rows a window has, or the table; see `SourceReader`."""
@@ -187,7 +187,13 @@ class SqlReader:
             self._run(connection, self._dialect.begin_snapshot())
             self._run(connection, self._dialect.hold(*self._names, kind))
             columns = self._describe(connection)
-            drift = require_agreement(self._contract, columns, types=self._dialect, place=self._place)
+            drift = require_agreement(
+                self._contract,
+                columns,
+                types=self._dialect,
+                place=self._place,
+                unique_keys=self._unique_keys(connection),
+            )
             tell_applied(self._contract, drift)
             query = self._query(columns, conditions)
             yield SqlSnapshot(
@@ -281,6 +287,16 @@ class SqlReader:
             SourceColumn(name or "", source_type or "", nullable == "1")
             for name, source_type, nullable in rows
         )
+
+    def _compare(self, connection: WatchedConnection, columns: Sequence[SourceColumn]) -> Drift:
+        return compare(
+            self._contract, columns, types=self._dialect, unique_keys=self._unique_keys(connection)
+        )
+
+    def _unique_keys(self, connection: WatchedConnection) -> list[list[str]]:
+        """Return the primary key, the only one that each product tells alike; none if it has none."""
+        key = [name or "" for (name,) in connection.query(self._dialect.key(*self._names))]
+        return [key] if key else []
 
     def describe_anew(self) -> tuple[SourceColumn, ...]:
         """Return the columns as a new session sees them: a snapshot may not see them change."""
