@@ -135,7 +135,8 @@ def _put_secrets(stack: Stack, clients: _Clients) -> None:
         WAREHOUSE_SECRET: {"dsn": stack.warehouse_dsn},
         "esclusa/shop": {"dsn": stack.shop_reader_dsn},
         "esclusa/crm": {"base_url": stack.crm_url, "token": stack.crm_token},
-        "esclusa/mask": {"k1": read_or_create_password(stack.home, "mask-k1")},
+        # The samples name the first; the second is there to try a rotation with.
+        "esclusa/mask": {name: read_or_create_password(stack.home, f"mask-{name}") for name in ("k1", "k2")},
     }
     for name, value in secrets.items():
         text = json.dumps(value)

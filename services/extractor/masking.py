@@ -94,7 +94,8 @@ class Masking:
         value = pl.col(self._positions[column.made_from or column.name])
         if not column.mask.changes_values:
             return value
-        return masked_value(value, column.mask, type_=column.type, key=keys.get(column.mask.key_id, ""))
+        key = keys[column.mask.key_id] if column.mask.kind is MaskKind.HMAC else ""
+        return masked_value(value, column.mask, type_=column.type, key=key)
 
     @property
     def changes_anything(self) -> bool:
