@@ -12,7 +12,7 @@ SOAK_SECONDS ?= 1800
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test chaos outages rolling-restart soak crash-points lint format up down lambdas lock clean
+.PHONY: help demo test chaos outages rolling-restart soak crash-points bench lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ rolling-restart: $(VENV)/.dev ## Replace all workers under load, three times, an
 
 soak: $(VENV)/.dev ## Half an hour of kills, doubled messages and live writes; SOAK_SECONDS says otherwise.
 	ESCLUSA_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/e2e/test_soak.py
+
+bench: $(VENV)/.dev ## Measure extraction against psql and pyodbc, and its memory. BENCH_ROWS=200000 is quicker, see bench/__main__.py.
+	PYTHONPATH=.:tests $(BIN)/python -m bench
 
 crash-points: $(VENV)/.dev ## Hit each side effect of a batch's way in each mode, in memory, and write the table in docs/delivery.md.
 	PYTHONPATH=.:tests $(BIN)/python -m support.crash_points --write

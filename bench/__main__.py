@@ -1,8 +1,8 @@
 """
 Runs every comparison on this machine, one after the other, and prints a table and a JSON document of each.
 
-BENCH_ROWS and BENCH_ROUNDS say how much; BENCH_FOLDS for how many times the rows memory is measured, such as 1,3,25.
-BENCH_ONLY names some of the comparisons: postgres, odbc, memory.
+BENCH_ROWS and BENCH_ROUNDS say how much, BENCH_MEMORY_ROWS for how many rows memory is measured, such as 1000000,50000000.
+BENCH_ONLY names some of the comparisons: postgres, odbc, memory. MariaDB and the ODBC drivers are the machine's.
 """
 
 import json
@@ -10,14 +10,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
-from bench import memory, postgres_to_s3
-from bench.measuring import Comparison
+from support.databases import MariaDbDatabase, PostgresDatabase
 from support.extraction import BUCKET
+from support.mariadb import MariaDbServer
 
+from bench import memory, odbc_bulk, postgres_to_s3
+from bench.measuring import Comparison
 from local import aws
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
@@ -40,25 +42,34 @@ def comparisons(directory: Path) -> Iterator[Comparison]:
     """Return what was compared, as it comes."""
     row_count = int(os.environ.get("BENCH_ROWS", "2000000"))
     rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
-    folds = tuple(int(fold) for fold in os.environ.get("BENCH_FOLDS", "1,3").split(","))
+    memory_rows = tuple(map(int, os.environ.get("BENCH_MEMORY_ROWS", "1000000,6000000").split(",")))
     only = os.environ.get("BENCH_ONLY", "postgres,odbc,memory").split(",")
-    with ExitStack() as stack:
-        server = stack.enter_context(
-            EmbeddedPostgres(directory / "postgres", find_free_port(), durable=False)
-        )
+    with EmbeddedPostgres(directory / "postgres", find_free_port(), durable=False) as server:
         dsn = server.dsn("postgres")
-        if "postgres" in only or "memory" in only:
-            postgres_to_s3.make_tables(dsn, row_count=row_count)
+        postgres = PostgresDatabase(dsn)
+        postgres_to_s3.make_tables(dsn, row_count=row_count)
         if "postgres" in only:
-            environment = stack.enter_context(_local_s3(directory))
-            yield from postgres_to_s3.compare(
-                dsn, directory=directory, aws=environment, row_count=row_count, rounds=rounds
-            )
+            with _local_s3(directory) as environment:
+                yield from postgres_to_s3.compare(
+                    dsn, directory=directory, aws=environment, row_count=row_count, rounds=rounds
+                )
+        if "odbc" in only:
+            yield odbc_bulk.compare(postgres, directory=directory, row_count=row_count, rounds=rounds)
         if "memory" in only:
             for table in ("lineitem", "contact"):
                 yield memory.compare(
-                    dsn, directory=directory, table=table, row_count=row_count, folds=folds
+                    dsn,
+                    directory=directory,
+                    table=table,
+                    row_counts=memory_rows,
+                    table_row_count=row_count,
                 )
+    if "odbc" in only:
+        with MariaDbServer(directory / "mariadb", find_free_port()) as mariadb:
+            mariadb.run("CREATE DATABASE bench")
+            database = MariaDbDatabase(mariadb, "bench")
+            odbc_bulk.make_table_of_mariadb(database, row_count=row_count)
+            yield odbc_bulk.compare(database, directory=directory, row_count=row_count, rounds=rounds)
 
 
 @contextmanager

@@ -1,67 +1,89 @@
-"""One extract attempt in a process of its own: the real story over the real reader. What `bench` runs and measures."""
+"""One extract attempt in a process of its own: the real story over the real reader."""
 
+import json
 import os
+import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-from bench.measuring import measured
-from bench.stores import DiskStore
-from bench.tables import COLUMNS
 from support.extraction import HMAC, KEEP, MASK_KEY, column, make_assignment, make_contract
 
+from bench.measuring import Taken, in_a_process, measured
+from bench.stores import DiskStore
+from bench.tables import COLUMNS
 from services.extractor.extract import extract
 from services.extractor.readers import open_reader
-from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.contracts import SourceKind
 from shared.object_store.s3 import S3ObjectStore, make_s3_client
 from shared.ports import ObjectStore
 from shared.secrets.memory import MemorySecrets
 
-#: Where the source is; beside it, which kind of source it is, and what else its connection needs.
-CONNECTION = "BENCH_CONNECTION"
+#: Holds the address of the source, which may have a password in it.
+ADDRESS = "BENCH_ADDRESS"
+
+TO_S3 = "s3"
 
 
-def contract_of(
-    table: str,
-    *,
-    relation: tuple[str, ...],
-    masked: frozenset[str] = frozenset(),
-    kind: SourceKind = SourceKind.POSTGRES,
-    connection: dict[str, str] | None = None,
-) -> TableContract:
-    """Return the contract of a table of ours."""
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What is extracted: a relation with the columns of one of our tables."""
+
+    table: str
+    relation: tuple[str, ...]
+    #: A directory, which is emptied afterwards, or `s3`.
+    store: str
+    masked: tuple[str, ...] = ()
+    kind: str = SourceKind.POSTGRES
+    connection: Mapping[str, str] = field(default_factory=lambda: {"dsn": f"env:{ADDRESS}"})
+
+    def measure(self, address: str, *, environment: Mapping[str, str] | None = None) -> Taken:
+        """Do it in a process of its own."""
+        try:
+            return in_a_process(
+                "bench.extracting",
+                json.dumps(asdict(self)),
+                environment={**(environment or {}), ADDRESS: address},
+            )
+        finally:
+            if self.store != TO_S3:
+                shutil.rmtree(self.store, ignore_errors=True)
+
+
+def main(text: str) -> None:
+    """Extract, and print what it took."""
+    extraction = Extraction(**json.loads(text))
     columns = [
-        column(name, type_text, HMAC if name in masked else KEEP)
-        for name, type_text in COLUMNS[table].items()
+        column(name, type_text, HMAC if name in extraction.masked else KEEP)
+        for name, type_text in COLUMNS[extraction.table].items()
     ]
-    return make_contract(
-        columns, relation=relation, kind=kind, connection=connection or {"dsn": f"env:{CONNECTION}"}
+    contract = make_contract(
+        columns,
+        relation=tuple(extraction.relation),
+        kind=SourceKind(extraction.kind),
+        connection=extraction.connection,
     )
-
-
-def main(table: str, relation: str, masked: str, store: str) -> None:
-    """Extract `relation`, which has the columns of `table`, to a directory or to `s3`, under `masked,columns`."""
-    contract = contract_of(
-        table, relation=("public", relation), masked=frozenset(filter(None, masked.split(",")))
-    )
-    assignment = make_assignment(contract)
-    if store == "s3":
-        # Keys are written once: each try writes under a prefix of its own, as each attempt does.
-        assignment = make_assignment(contract, attempt=os.getpid())
-        target: ObjectStore = S3ObjectStore(make_s3_client(os.environ["AWS_DEFAULT_REGION"]))
+    if extraction.store == TO_S3:
+        store: ObjectStore = S3ObjectStore(make_s3_client(os.environ["AWS_DEFAULT_REGION"]))
     else:
-        target = cast("ObjectStore", DiskStore(Path(store)))
-    secrets = MemorySecrets(
-        {f"env:{CONNECTION}": os.environ[CONNECTION], "env:MASK_KEY": MASK_KEY}
-    )
+        store = cast("ObjectStore", DiskStore(Path(extraction.store)))
+    secrets = MemorySecrets({f"env:{ADDRESS}": os.environ[ADDRESS], "env:MASK_KEY": MASK_KEY})
+    # Keys are written once: each process is an attempt of its own.
+    assignment = make_assignment(contract, attempt=os.getpid())
     with open_reader(contract, secrets=secrets) as reader:
         reader.clock()  # A worker that is warm is connected.
         with measured() as tell:
             result = extract(
-                assignment, reader=reader, store=target, secrets=secrets, part_size_in_bytes=64 * 1024 * 1024
+                assignment,
+                reader=reader,
+                store=store,
+                secrets=secrets,
+                part_size_in_bytes=64 * 1024 * 1024,
             )
             tell(sum(file.record_count for file in result.files))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

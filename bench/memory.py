@@ -1,25 +1,38 @@
 """How much memory an extractor takes, however many rows there are."""
 
+from functools import partial
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
+
+from bench.extracting import Extraction
 from bench.measuring import Comparison
-from bench.postgres_to_s3 import MASKED, extraction
+from bench.postgres_to_s3 import MASKED
 
 MOST_MIB = 400.0
 
 
-def compare(dsn: str, *, directory: Path, table: str, row_count: int, folds: tuple[int, ...]) -> Comparison:
-    """Extract a table of so many rows, and views that show it several times over. None of it is kept anywhere."""
+def compare(
+    dsn: str, *, directory: Path, table: str, row_counts: tuple[int, ...], table_row_count: int
+) -> Comparison:
+    """Extract views that show a table several times over, as often as makes so many rows."""
+    masked = MASKED[table]
     comparison = Comparison(
-        f"Memory of an extractor, {table}, {len(MASKED.get(table, ()))} columns under HMAC", most_mib=MOST_MIB
+        f"Memory of an extractor, {table}, {len(masked)} columns under HMAC", most_mib=MOST_MIB
     )
-    for fold in folds:
-        view = f"{table}_{fold}_times"
+    for row_count in row_counts:
+        view = f"{table}_{row_count}"
+        statement = "CREATE VIEW {} AS SELECT t.* FROM generate_series(1, {}), {} t LIMIT {}"
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(
-                f"CREATE VIEW {view} AS SELECT t.* FROM generate_series(1, {fold}), {table} t"  # type: ignore[arg-type]
+                sql.SQL(statement).format(
+                    sql.Identifier(view),
+                    sql.Literal(-(-row_count // table_row_count)),
+                    sql.Identifier(table),
+                    sql.Literal(row_count),
+                )
             )
-        way = extraction(dsn, table, relation=view, masked=MASKED.get(table, ()), directory=directory)
-        comparison.run({f"{fold * row_count:,} rows": way}, rounds=1)
+        extraction = Extraction(table, ("public", view), str(directory / "extracted"), masked)
+        comparison.run({f"{row_count:,} rows": partial(extraction.measure, dsn)}, rounds=1)
     return comparison
