@@ -90,6 +90,7 @@ def write_in_place(file: Path, text: str, *, instead_of: str) -> None:
         NotEdited: if the file does not hold the old text any more.
         ConfigurationError: if it cannot be written.
     """
+    file = file.resolve()  # a link stays one
     try:
         raw = file.read_bytes()
         mark = b"\xef\xbb\xbf" if raw.startswith(b"\xef\xbb\xbf") else b""

@@ -143,6 +143,17 @@ def test_mode_and_byte_order_mark_stay(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_link_stays_one_and_what_it_leads_to_is_edited(tmp_path: Path) -> None:
+    file, link = tmp_path / "shop.yaml", tmp_path / "link.yaml"
+    file.write_text("name: shop\n")
+    link.symlink_to(file)
+
+    write_in_place(link, "name: other\n", instead_of="name: shop\n")
+
+    assert link.is_symlink()
+    assert file.read_text() == "name: other\n"
+
+
 # ---- any file, any edit ------------------------------------------------------------------------------------
 
 _NAMES = st.text(
