@@ -7,6 +7,7 @@ import pytest
 from support.carrying import carry
 from support.extraction import column, make_contract
 from support.mariadb import OWNER, MariaDbServer
+from support.type_values import MARIADB_VALUES
 
 from services.extractor.dialects import DialectName
 from services.extractor.dialects.mysql import MysqlDialect
@@ -15,81 +16,6 @@ from shared.domain.contracts import SourceKind, TableContract
 from shared.errors import Refused
 
 DIALECT = MysqlDialect()
-
-#: Of each type: what is written as SQL, and what the warehouse has to say. None: the row is rejected.
-VALUES: dict[str, dict[str, str | None]] = {
-    "TINYINT": {"-128": "-128", "127": "127"},
-    "TINYINT UNSIGNED": {"0": "0", "255": "255"},
-    "SMALLINT UNSIGNED": {"65535": "65535"},
-    "MEDIUMINT": {"-8388608": "-8388608"},
-    "MEDIUMINT UNSIGNED": {"16777215": "16777215"},
-    "INT": {"-2147483648": "-2147483648"},
-    # Connector/ODBC makes -1294967296 of it.
-    "INT UNSIGNED": {"3000000000": "3000000000", "4294967295": "4294967295"},
-    "INT(10) UNSIGNED ZEROFILL": {"42": "42", "0": "0"},
-    "BIGINT": {"-9223372036854775808": "-9223372036854775808"},
-    "BIGINT UNSIGNED": {"18446744073709551615": "18446744073709551615"},
-    "BIT(1)": {"b'1'": "1", "b'0'": "0"},
-    "BIT(64)": {"b'" + "1" * 64 + "'": "18446744073709551615"},
-    "BOOLEAN": {"TRUE": "1", "2": "2"},
-    "DECIMAL(38,10)": {
-        "'-9999999999999999999999999999.9999999999'": "-9999999999999999999999999999.9999999999",
-        "0.0000000001": "0.0000000001",
-    },
-    "DECIMAL(38,38)": {f"'-0.{'9' * 38}'": f"-0.{'9' * 38}"},
-    "DECIMAL(65,30)": {f"'{'9' * 35}.{'9' * 30}'": f"{'9' * 35}.{'9' * 30}"},
-    "DECIMAL(10,2) ZEROFILL": {"1.5": "1.50"},
-    "FLOAT": {"16777216": "1.6777216e+07", "0.1": "0.1", "-3.4028235e38": "-3.4028235e+38", "1e-45": "1e-45", "1.1754944e-38": "1.1754944e-38"},
-    "DOUBLE": {
-        "43.52593972953187": "43.52593972953187",
-        "1.7976931348623157e308": "1.7976931348623157e+308",
-        "5e-324": "5e-324",
-        "0.1e0 + 0.2e0": "0.30000000000000004",
-        # The server shows no sign of a zero.
-        "-0e0": "0",
-        "1e22": "1e+22",
-    },
-    "YEAR": {"1901": "1901", "2155": "2155", "0": "0"},
-    "DATE": {"'1000-01-01'": "1000-01-01", "'9999-12-31'": "9999-12-31", "'0001-01-01'": "0001-01-01",
-             "'0000-00-00'": None, "'2026-00-00'": None, "'2026-02-00'": None},
-    "DATETIME(6)": {"'9999-12-31 23:59:59.999999'": "9999-12-31 23:59:59.999999", "'0001-01-01'": "0001-01-01 00:00:00",
-                    "'2026-03-29 02:30:00.000001'": "2026-03-29 02:30:00.000001", "'0000-00-00'": None},
-    "DATETIME": {"'2026-10-25 02:30:00'": "2026-10-25 02:30:00"},
-    # The fold and the gap of Rome: what the session's zone says twice is two moments in UTC.
-    "TIMESTAMP(6)": {
-        "FROM_UNIXTIME(1761438600)": "2025-10-26 00:30:00+00",
-        "FROM_UNIXTIME(1761442200)": "2025-10-26 01:30:00+00",
-        "FROM_UNIXTIME(2147483647.999999)": "2038-01-19 03:14:07.999999+00",
-        "FROM_UNIXTIME(0.000001)": "1970-01-01 00:00:00.000001+00",
-        "'0000-00-00'": None,
-    },
-    "TIME(6)": {"'-838:59:59.999999'": "-838:59:59.999999", "'838:59:59'": "838:59:59.000000", "'24:00'": "24:00:00.000000"},
-    "CHAR(5)": {"'a  '": "a", "' a'": " a", "''": "", "'NULL'": "NULL", "'ñ😀'": "ñ😀"},
-    "CHAR(5) CHARACTER SET latin1": {"'é€ß'": "é€ß"},
-    "VARCHAR(20)": {"'a  '": "a  ", "''": "", "'NULL'": "NULL", "'a\"b,c'": '"a""b,c"', r"'\\'": "\\", r"'\n\r'": '"\n\r"'},
-    "VARCHAR(20) CHARACTER SET ucs2": {"'漢字'": "漢字"},
-    "VARCHAR(20) CHARACTER SET utf16 COLLATE utf16_german2_ci": {"'Straße'": "Straße"},
-    "VARCHAR(20) CHARACTER SET sjis": {"'ソ表'": "ソ表"},
-    "TINYTEXT": {"REPEAT('x', 255)": "x" * 255},
-    "TEXT": {"''": "", r"'\\N'": "\\N", r"'\\.'": "\\."},
-    "MEDIUMTEXT": {"'x'": "x"},
-    "LONGTEXT": {"REPEAT('é', 100000)": "é" * 100000},
-    "ENUM('', 'a,b', 'NULL', 'c\"d')": {"''": "", "'a,b'": '"a,b"', "'NULL'": "NULL", "'c\"d'": '"c""d"'},
-    "SET('a', 'b', 'é')": {"'a,é'": '"a,é"', "''": ""},
-    "JSON": {"'{\"a\": 1.50, \"a\": null}'": '"{""a"": 1.50, ""a"": null}"', "'12345678901234567890.10'": "12345678901234567890.10"},
-    "BINARY(4)": {"x'00FF'": "\\x00ff0000"},
-    "VARBINARY(10)": {"x''": "\\x", "x'5C00'": "\\x5c00"},
-    "TINYBLOB": {"x'80'": "\\x80"},
-    "BLOB": {"x'00'": "\\x00"},
-    "LONGBLOB": {"REPEAT(x'FF', 100000)": "\\x" + "ff" * 100000},
-    "UUID": {"'00112233-4455-6677-8899-AABBCCDDEEFF'": "00112233-4455-6677-8899-aabbccddeeff"},
-    "INET6": {"'::1'": "::1", "'::ffff:192.0.2.1'": "::ffff:192.0.2.1"},
-    "INET4": {"'255.0.0.1'": "255.0.0.1"},
-    # SRID in four bytes, then well-known binary.
-    "POINT": {"ST_GeomFromText('POINT(0.1 -2)', 4326)": "\\xe610000001010000009a9999999999b93f00000000000000c0"},
-    "GEOMETRY": {"ST_GeomFromText('LINESTRING(0 0,1 1)')": "\\x00000000010200000002000000"
-                 "00000000000000000000000000000000000000000000f03f000000000000f03f"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +65,11 @@ def copied(dsn: str, relation: str) -> dict[int, str]:
             return {int(number): value for number, value in pairs}
 
 
-@pytest.mark.parametrize("type_", VALUES)
+@pytest.mark.parametrize("type_", MARIADB_VALUES)
 def test_values_of_every_type_arrive_unchanged_or_are_rejected_and_counted(
     mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way, type_: str
 ) -> None:
-    name, values = fresh_mariadb_database, VALUES[type_]
+    name, values = fresh_mariadb_database, MARIADB_VALUES[type_]
     mariadb_server.run(
         "SET sql_mode = ''",
         "SET time_zone = '+05:45'",
@@ -169,7 +95,7 @@ def test_values_of_every_type_arrive_unchanged_or_are_rejected_and_counted(
 
 def test_every_type_that_is_tried_is_on_the_page_about_types() -> None:
     told = {word.partition("(")[0] for word in TYPES[DialectName.MYSQL]}
-    tried = {type_.split(" ")[0].partition("(")[0].lower() for type_ in VALUES}
+    tried = {type_.split(" ")[0].partition("(")[0].lower() for type_ in MARIADB_VALUES}
 
     assert tried - {"boolean"} <= told
 
