@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
+from support.carrying import carry
 from support.commands import Ended, Shell
 from support.extraction import MASK_KEY, bodies, make_assignment, run_extract
 
@@ -490,6 +492,37 @@ def test_another_unique_index_is_as_good_as_a_primary_key(house: House) -> None:
 
     assert house.drift() == Drift()
     assert house.extract() == b"1,7\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "declared", "value", "types"),
+    [
+        ("integer", "bigint", "int32", "9223372036854775807", [("bigint",), ("bigint",)]),
+        ("numeric(6,2)", "numeric(10,4)", '"decimal(6,2)"', "123456.7891", [("bigint",), ("numeric(10,4)",)]),
+    ],
+)
+def test_what_was_accepted_reaches_the_warehouse_beside_what_was_there(
+    house: House, before: str, after: str, declared: str, value: str, types: list[tuple[str]]
+) -> None:
+    secrets = {"env:SHOP_DSN": house.dsn}
+    house.alter(*table_with(f"a {before}", "7"))
+    house.declare(f'a: {{source_type: "{before}", type: {declared}, mask: keep}}')
+    carry(house.contract, secrets=secrets, warehouse=house.dsn)
+    house.alter(f"ALTER TABLE things ALTER a TYPE {after}", f"INSERT INTO things VALUES (2, {value})")
+    with pytest.raises(Refused):
+        carry(house.contract, secrets=secrets, warehouse=house.dsn)
+
+    house.run("contract", "accept", "things")
+    carry(house.contract, secrets=secrets, warehouse=house.dsn)
+
+    with psycopg.connect(house.dsn) as connection:
+        rows = connection.execute("SELECT id, a::text::numeric FROM shop.things ORDER BY id").fetchall()
+        found = connection.execute(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = 'shop.things'::regclass AND attnum > 0 ORDER BY attnum"
+        ).fetchall()
+    assert rows == [(1, Decimal(7)), (2, Decimal(value))]
+    assert found == types
 
 
 # ---- any change --------------------------------------------------------------------------------------------
