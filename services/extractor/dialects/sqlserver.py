@@ -234,7 +234,7 @@ class SqlServerDialect:
 
     def oldest_open_transaction(self) -> Statement:
         """
-        Return a query of the start of the oldest transaction that may write; see `Dialect`.
+        Return a query of the start of the oldest transaction that has written to the database; see `Dialect`.
 
         NULL without the right VIEW SERVER STATE. Starts are kept in local time: one that is open while the clock is set
         back for winter looks an hour younger.
@@ -244,8 +244,9 @@ class SqlServerDialect:
             "SELECT REPLACE(LEFT(CONVERT(varchar(27), DATEADD(second, -1 - MAX(DATEDIFF(second, "
             "a.transaction_begin_time, GETDATE())), SYSUTCDATETIME()), 121), 26), ' ', 'T') "
             "FROM sys.dm_tran_active_transactions AS a "
-            "JOIN sys.dm_tran_session_transactions AS s ON s.transaction_id = a.transaction_id "
-            "WHERE a.transaction_type IN (1, 4) AND s.session_id <> @@SPID "
+            # It has a beginning in the database from its first log record on.
+            "JOIN sys.dm_tran_database_transactions AS d ON d.transaction_id = a.transaction_id "
+            "WHERE d.database_id = DB_ID() AND d.database_transaction_begin_time IS NOT NULL "
             "ELSE SELECT CAST(NULL AS varchar(26))"
         )
 
