@@ -84,6 +84,8 @@ def edited_by_a_person(text: str) -> str:
     """Return the discovered file with every withheld column decided, as its comments ask for."""
     text = re.sub(r"(?m)^# (mask_key.*)$", r"\1", text)
     text = re.sub(r"(?m)^(\s+e-mail: .*)mask: withhold", r"\1mask: {hmac: {domain: email}}", text)
+    # A text of several lines looks like free text, which may not be kept.
+    text = text.replace("content: free_text, ", "")
     text = text.replace("mask: withhold", "mask: keep").replace("every: 15m", "every: 1s")
     text = text.replace("mode: replace, target: both", "mode: replace, target: both, allow_empty: true")
     order, key, rest = text.partition("key: [select, Group By]")
