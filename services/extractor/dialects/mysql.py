@@ -200,10 +200,10 @@ class MysqlDialect:
         return Statement("SELECT DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%f')")
 
     def oldest_open_transaction(self) -> Statement:
-        """Return the query of the oldest open transaction. It needs the right PROCESS, and fails without."""
+        """Return the query of the oldest open one that has written. It needs the right PROCESS, and fails without."""
         return Statement(
             "SELECT DATE_FORMAT(CONVERT_TZ(MIN(trx_started), 'SYSTEM', '+00:00'), '%Y-%m-%dT%H:%i:%s.%f') "
-            "FROM information_schema.innodb_trx WHERE trx_is_read_only = 0"
+            "FROM information_schema.innodb_trx WHERE trx_rows_modified > 0"
         )
 
     def tables(self) -> Statement:

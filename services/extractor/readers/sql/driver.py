@@ -160,15 +160,15 @@ _DATA_STATES = re.compile(r"22...|HYC00|HY090")
 
 #: "No such table" and "not allowed" in the numbers of products that have no SQLSTATE of their own for it.
 _MISSING_CODES = {
-    DialectName.MYSQL: frozenset({1044, 1142, 1143, 1146, 1370}),
-    DialectName.SQLSERVER: frozenset({208, 229, 230, 916}),
+    DialectName.MYSQL: frozenset({1044, 1142, 1143, 1146, 1227, 1370}),
+    DialectName.SQLSERVER: frozenset({208, 229, 230, 297, 300, 916}),
     DialectName.ORACLE: frozenset({942, 1031}),
 }
 #: Of MySQL, by their number: a driver may give no SQLSTATE. Too many connections, not let in, no such database, lock
 #: timeouts, deadlocks, a table changed, a server gone or not there, a query that took too long.
 _SPEAKING_CODES = {
     DialectName.MYSQL: frozenset(
-        {1040, 1044, 1045, 1049, 1130, 1142, 1143, 1146, 1203, 1205, 1213, 1226, 1317, 1370, 1412, 1969}
+        {1040, 1044, 1045, 1049, 1130, 1142, 1143, 1146, 1203, 1205, 1213, 1226, 1227, 1317, 1370, 1412, 1969}
         | {2002, 2003, 2005, 2006, 2013, 2055, 3024}
     ),
 }

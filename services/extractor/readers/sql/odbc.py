@@ -9,6 +9,7 @@ Drivers are told what they would not do by themselves. Measured with psqlodbc 13
 """
 
 import re
+import traceback
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class DriverTraits:
     """What one driver has to be told, and how it gives texts."""
 
     keywords: Mapping[str, str] = field(default_factory=dict)
+    #: It cannot give many rows at a time: it says of no text how long it is.
+    fetches_rows: bool = False
     #: How it is told how many rows to hold.
     rows_ahead_keyword: str = ""
     #: UTF-8 in narrow characters, whatever the locale of the process. Else texts are asked for in UTF-16.
@@ -75,8 +78,9 @@ _TRAITS: Mapping[str, DriverTraits] = MappingProxyType(
         "libmyodbc": DriverTraits(
             {"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARD_CURSOR": "1"}, is_utf8=True
         ),
-        "libsqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True),
-        "sqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True),
+        # Announces 255 characters for every text. Without StepAPI it holds the whole result.
+        "libsqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True, fetches_rows=True),
+        "sqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True, fetches_rows=True),
     }
 )
 _OTHER_TRAITS = DriverTraits()
@@ -119,7 +123,7 @@ class OdbcDriver:
         if rows_ahead is not None and self._traits.rows_ahead_keyword:
             text = with_keywords(text, {self._traits.rows_ahead_keyword: str(rows_ahead)})
         with errors.translated():
-            if rows_ahead is not None and not self._fetches_rows:
+            if rows_ahead is not None and not (self._fetches_rows or self._traits.fetches_rows):
                 bulk = arrow_odbc.connect(
                     text, login_timeout_sec=self._connect_timeout_seconds, autocommit=is_autocommitting
                 )
@@ -219,8 +223,11 @@ class ArrowConnection:
             )
 
     def close(self) -> None:
-        """Leave the database: arrow-odbc does so with the last reference."""
-        self._connection = None
+        """Leave the database. By itself arrow-odbc does so with the last reference, which an error's traceback may hold."""
+        if self._connection is not None:
+            self._connection.__del__()
+            self._connection.handle = None
+            self._connection = None
 
     def _read(
         self, statement: Statement, *, max_text_octets: int, rows_per_batch: int
@@ -264,6 +271,8 @@ class _Errors:
             code = int(found["code"]) if found else 0
             raise self._error(state if re.fullmatch(r"\w{5}", state) else "", code, message) from None
         except arrow_odbc.Error as error:
+            # Its frames hold the reader, and with it the session and its locks, as long as somebody holds the error.
+            traceback.clear_frames(error.__traceback__)
             raise self._arrow_error(str(error)) from None
         except UnicodeDecodeError:
             raise Refused(
