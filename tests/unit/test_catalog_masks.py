@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from infra.policies import worker_statements
 from shared.catalog import Catalog, read_sources
 from shared.domain.contracts import Content, Mask, MaskKind, Truncation
+from shared.ports import QueueName
 
 SHOP = """\
 name: shop
@@ -69,6 +71,25 @@ def test_a_mask_that_names_its_key_is_written_under_that_one_only(tmp_path: Path
 
 def test_both_keys_are_among_the_secrets_that_a_source_needs(tmp_path: Path) -> None:
     assert read(tmp_path, SHOP).source("shop").references() == ["env:SHOP_DSN", "env:KEY_2", "env:KEY_1"]
+
+
+def test_extractors_may_read_both_keys(tmp_path: Path) -> None:
+    text = changed("mask_key: env:KEY_2", "mask_key: secretsmanager:keys/new#k").replace(
+        "previous_mask_key: env:KEY_1", "previous_mask_key: secretsmanager:keys/old#k"
+    )
+    (contract,) = read(tmp_path, text).contracts()
+
+    statements = worker_statements(
+        "esclusa",
+        "extractor",
+        QueueName.EXTRACT,
+        ledger_dsn="env:LEDGER",
+        warehouse_dsn="env:WAREHOUSE",
+        origins=[contract.origin],
+    )
+
+    (allowed,) = (statement for statement in statements if statement["Sid"] == "ReadSecrets")
+    assert ["keys/new" in str(allowed["Resource"]), "keys/old" in str(allowed["Resource"])] == [True, True]
 
 
 @pytest.mark.parametrize(
