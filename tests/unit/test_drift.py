@@ -358,6 +358,7 @@ def test_what_is_no_drift_is_not_read_as_one(document: object) -> None:
         ("enum('a','b')", "enum('a','b','c')", Widening.SAME_TEXT),
         ("enum('a','b')", "enum('a','c','b')", None),
         ("enum('a','b')", "enum('b')", None),
+        ("enum('a','b')", "enum('a','b''c')", None),
         ("varbinary(10)", "blob", Widening.SAME_TEXT),
         ("float", "double", None),
     ],

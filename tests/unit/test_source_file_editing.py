@@ -114,6 +114,8 @@ def test_what_no_edit_keeps_whole_is_refused() -> None:
         set_value(ORDERS, ("tables", "customers", "key"), "[id]")
     with pytest.raises(NotEdited, match="by hand"):
         remove_value(ORDERS, (*COLUMNS, "absent"))
+    with pytest.raises(NotEdited, match="a spelling that no edit keeps whole"):
+        remove_value("list:\n  - a: x\n    b: y\n", ("list", 0, "a"))
     with pytest.raises(NotEdited, match="by hand"):
         set_value("a: &x 1\nb: 2\nc: *x\n", ("b",), "3")
 
