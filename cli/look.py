@@ -35,6 +35,7 @@ from shared.domain.batches import (
 )
 from shared.domain.contracts import MaskEvidence
 from shared.domain.files import Area, DataFile, FileStatus, Location, ParsedKey, quarantine_key
+from shared.domain.quiet_hours import quiet_until
 from shared.domain.sources import SourceGuard
 from shared.errors import ConfigurationError
 from shared.ports import BatchTally, Ledger, LedgerTransaction
@@ -91,6 +92,8 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
     with fleet.ledger.transaction() as tx:
         pending, now = tx.pending_message_count(), tx.now()
         watcher_ran_at = tx.last_run(WATCHER)
+        guards = [guard for guard in tx.source_guards() if source in {None, guard.source}]
+    resting = [rest for guard in guards if (rest := _rest_of(guard, now=now))]
     open_alarms = _mark_late_tables(fleet.ledger, tables)
     if as_json:
         print_json(
@@ -99,6 +102,7 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
                 "outbox_message_count": pending,
                 "open_alarm_count": open_alarms,
                 "watcher_last_ran_at": watcher_ran_at,
+                "resting_sources": [asdict(rest) for rest in resting],
                 "tables": [asdict(table) for table in tables],
             }
         )
@@ -120,6 +124,9 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
         none="no tables yet: `esclusa enqueue` plans the first batches",
     )
     typer.echo(f"outbox: {pending} messages to send")
+    for rest in resting:
+        why = "has quiet hours" if rest.is_quiet else "failed time and again and is left alone"
+        typer.echo(f"resting: {rest.source} {why} until {text_of(_seconds(rest.until))}")
     if held := sum(table.batches.get(state, 0) for table in tables for state in HELD_STATES):
         typer.echo(f"held: {held} batches need a person; `esclusa why BATCH` tells what cures one:")
         for batch in _held_batches(fleet.ledger, source=source):
@@ -138,6 +145,23 @@ def status(context: typer.Context, source: SourceFilter = None, as_json: JsonOpt
     if open_alarms:
         typer.echo(f"alarms: {open_alarms} of the whole fleet are open; `esclusa alarms` lists them")
     remark(watcher_text(watcher_ran_at, now=now))
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A source of which nothing is begun now."""
+
+    source: str
+    until: datetime
+    #: By its own file; if not, because its last attempts failed.
+    is_quiet: bool
+
+
+def _rest_of(guard: SourceGuard, *, now: datetime) -> Rest | None:
+    until = guard.closed_until(now)
+    if until is None:
+        return None
+    return Rest(guard.source, until, is_quiet=quiet_until(guard.limits.quiet_hours, now) is not None)
 
 
 MAX_HELD_SHOWN = 10

@@ -127,7 +127,7 @@ def test_queues_that_do_not_answer_are_named_and_hide_no_other_alarm() -> None:
 
     assert ended.exit_code == ExitCode.UNAVAILABLE
     assert "batch_held" in ended.output
-    assert "queues that did not answer: clean, extract" in ended.errors
+    assert "queues that did not answer: backfill, clean, extract" in ended.errors
 
 
 def test_a_setting_that_is_wrong_is_named() -> None:

@@ -379,6 +379,28 @@ def test_a_deferred_batch_tells_what_it_waits_for(guard: SourceGuard, told: str)
     assert told in shell.run("why", batch, "--json").document["next"]
 
 
+def test_status_tells_of_which_sources_nothing_is_begun_now_and_why() -> None:
+    shell = Shell()
+    plan(shell)
+    quiet = SourceLimits(quiet_hours=(QuietHours.parse("11:00-13:30 UTC"),))
+    with shell.ledger.transaction() as tx:
+        tx.save_source_guard(SourceGuard("shop", quiet))
+        tx.save_source_guard(SourceGuard("crm", failures_in_a_row=3, open_until=NOON + timedelta(minutes=5)))
+        tx.save_source_guard(SourceGuard("sound"))
+
+    document = shell.run("status", "--json").document
+    lines = shell.run("status").output.splitlines()
+
+    assert document["resting_sources"] == [
+        {"source": "crm", "until": "2026-11-22T12:05:00Z", "is_quiet": False},
+        {"source": "shop", "until": "2026-11-22T13:30:00Z", "is_quiet": True},
+    ]
+    assert [line for line in lines if line.startswith("resting:")] == [
+        "resting: crm failed time and again and is left alone until 2026-11-22T12:05:00Z",
+        "resting: shop has quiet hours until 2026-11-22T13:30:00Z",
+    ]
+
+
 def test_a_running_attempt_is_told_apart_from_one_that_is_lost() -> None:
     shell = Shell()
     batch = plan(shell)
