@@ -5,8 +5,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.commands import Ended, Shell
-from support.ledger_rows import NOON, a_batch
+from support.ledger_rows import NOON, a_batch, a_contract
 
 from cli.output import ExitCode
 from cli.rotation_progress import unread_batches
@@ -499,6 +501,27 @@ def test_windows_of_other_bounds_that_touch_count_as_read_again(sources: Path) -
     new = [a_read(NOON + half, NOON + 2 * HOUR), a_read(NOON - HOUR, NOON + half)]
 
     assert unread_batches(contract, old=old, new=new) == [old[0], old[2]]
+
+
+SPANS = st.tuples(st.none() | st.integers(0, 11), st.integers(1, 12)).filter(
+    lambda bounds: bounds[0] is None or bounds[0] < bounds[1]
+)
+
+
+@given(SPANS, st.lists(SPANS, max_size=6))
+def test_a_window_was_read_again_if_every_hour_of_it_was(
+    old: tuple[int | None, int], new: list[tuple[int | None, int]]
+) -> None:
+    hours_read = {hour for low, high in new for hour in range(-1 if low is None else low, high)}
+    contract = a_contract().contract
+
+    unread = unread_batches(contract, old=[hours(*old)], new=[hours(*span) for span in new])
+
+    assert bool(unread) == bool(set(range(-1 if old[0] is None else old[0], old[1])) - hours_read)
+
+
+def hours(low: int | None, high: int) -> Batch:
+    return a_read(None if low is None else NOON + low * HOUR, NOON + high * HOUR)
 
 
 def test_parts_of_a_window_count_for_the_same_part_only(sources: Path) -> None:
