@@ -294,7 +294,7 @@ def _print_accepted(
         remark(f"left as it is: {change}")
     for line in what_follows(edited.accepted, contract):
         remark(line)
-    for line in _next_steps(contract, held_ids):
+    for line in _next_steps(edited, contract, held_ids):
         remark(line)
 
 
@@ -315,8 +315,9 @@ def what_follows(accepted: Sequence[Change], contract: TableContract) -> Iterato
             )
 
 
-def _next_steps(contract: TableContract, held_ids: Sequence[str]) -> Iterator[str]:
-    yield f"then: esclusa check --source {contract.source}"
+def _next_steps(edited: EditedFile, contract: TableContract, held_ids: Sequence[str]) -> Iterator[str]:
+    if edited.is_changed:
+        yield f"then: esclusa check --source {contract.source}"
     if held_ids:
         reasons = " ".join(f"--reason {reason}" for reason in sorted(DRIFT_REASONS))
         count = "1 batch is" if len(held_ids) == 1 else f"{len(held_ids)} batches are"

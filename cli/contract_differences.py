@@ -28,13 +28,23 @@ def differences(*, ledger: TableContract, file: TableContract) -> list[Differenc
 
 def _document(contract: TableContract) -> dict[str, object]:
     document: dict[str, object] = json.loads(to_json(contract))
-    columns = {column.name: None for column in contract.columns}
     listed = document["columns"]
     if isinstance(listed, list):
-        document["columns"] = dict(zip(columns, listed, strict=True))
+        document["columns"] = {
+            column.name: _Fields(item | {"type": str(column.type)}, f"{column.type}, mask {column.mask}")
+            for column, item in zip(contract.columns, listed, strict=True)
+        }
     # An order of its own: columns leave in it.
-    document["order of columns"] = list(columns)
+    document["order of columns"] = [column.name for column in contract.columns]
     return document
+
+
+class _Fields(dict[str, object]):
+    """The fields of a column, and what it is called as a whole."""
+
+    def __init__(self, fields: Mapping[str, object], called: str) -> None:
+        super().__init__(fields)
+        self.called = called
 
 
 def _differences(ledger: object, file: object, *, at: str) -> Iterator[Difference]:
@@ -44,4 +54,8 @@ def _differences(ledger: object, file: object, *, at: str) -> Iterator[Differenc
                 continue
             yield from _differences(ledger.get(name), file.get(name), at=f"{at}.{name}" if at else name)
     elif ledger != file:
-        yield Difference(at, ledger, file)
+        yield Difference(at, _called(ledger), _called(file))
+
+
+def _called(value: object) -> object:
+    return value.called if isinstance(value, _Fields) else value
