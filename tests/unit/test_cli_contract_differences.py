@@ -26,6 +26,7 @@ def test_a_changed_column_is_told_by_its_fields() -> None:
         "columns.amount.type": ("decimal(12,2)", "decimal(14,2)"),
         "columns.amount.mask.kind": ("keep", "hmac"),
         "columns.amount.mask.domain": ("", "customer"),
+        "columns.amount.mask.key_id": ("", "k1"),
     }
 
 
