@@ -4,17 +4,18 @@ import math
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from support.carrying import carry
-from support.extraction import column, make_contract
+from support.databases import Source, SqliteDatabase, by_odbc, by_sqlalchemy
+from support.extraction import column
 
 from services.extractor.dialects.sqlite import SqliteDialect
-from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
 from shared.errors import Refused
 
@@ -38,45 +39,34 @@ VALUES: dict[str, list[tuple[Any, Any]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How a file is reached."""
-
-    kind: SourceKind
-    connection: dict[str, str]
-    address: str
-    file: Path
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "things.sqlite"
 
 
-@pytest.fixture(params=["odbc", "sqlalchemy"])
-def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
-    file = tmp_path / "things.sqlite"
-    if request.param == "odbc":
-        connection = {"connection_string": "env:ADDRESS", "dialect": "sqlite"}
-        return Way(SourceKind.ODBC, connection, f"Driver={{SQLite3}};Database={file}", file)
-    connection = {"url": "env:ADDRESS", "dialect": "sqlite"}
-    return Way(SourceKind.SQLALCHEMY, connection, f"sqlite:///{file}", file)
+@pytest.fixture(params=[by_odbc, by_sqlalchemy])
+def source(request: pytest.FixtureRequest, file: Path) -> Source:
+    source: Source = request.param(SqliteDatabase(file))
+    return source
 
 
-def run(way: Way, *statements: str, rows: Sequence[tuple[Any, ...]] = ()) -> None:
-    """Run statements, and the last one for each row if there are some."""
-    with closing(sqlite3.connect(way.file)) as connection, connection:
-        for statement in statements[: -1 if rows else None]:
+def fill(file: Path, *statements: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run statements, and the last one for each row."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements[:-1]:
             connection.execute(statement)
-        if rows:
-            connection.executemany(statements[-1], rows)
+        connection.executemany(statements[-1], rows)
 
 
-def contract_of(way: Way, table: str, **types: str) -> TableContract:
+def contract_of(source: Source, file: Path, table: str = "things", **types: str) -> TableContract:
     """The contract of a table without a key, all columns kept, in the type that its fate says or that is given."""
-    with closing(sqlite3.connect(way.file)) as connection:
+    with closing(sqlite3.connect(file)) as connection:
         described = connection.execute("SELECT name, type FROM pragma_table_xinfo(?)", [table]).fetchall()
     columns = [
         column(name, types.get(name, str(DIALECT.fate_of(word).type)), source_type=word)
         for name, word in described
     ]
-    contract = make_contract(columns, relation=("main", table), kind=way.kind, connection=way.connection)
-    return replace(contract, key=())
+    return replace(source.contract(*columns, table=table), key=())
 
 
 def arrived(dsn: str) -> dict[int, Any]:
@@ -88,17 +78,17 @@ def arrived(dsn: str) -> dict[int, Any]:
 
 @pytest.mark.parametrize("declared", VALUES)
 def test_values_of_every_declared_type_arrive_unchanged_or_are_rejected_and_counted(
-    fresh_database: str, way: Way, declared: str
+    fresh_database: str, source: Source, file: Path, declared: str
 ) -> None:
     values = VALUES[declared]
-    run(
-        way,
+    fill(
+        file,
         f"CREATE TABLE things (n INTEGER PRIMARY KEY, v {declared})",
         "INSERT INTO things VALUES (?, ?)",
         rows=[(number, value) for number, (value, _) in enumerate(values)],
     )
 
-    counts = carry(contract_of(way, "things"), secrets={"env:ADDRESS": way.address}, warehouse=fresh_database)
+    counts = carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
 
     assert arrived(fresh_database) == {
         number: found for number, (_, found) in enumerate(values) if found is not ...
@@ -108,27 +98,31 @@ def test_values_of_every_declared_type_arrive_unchanged_or_are_rejected_and_coun
 
 
 @pytest.mark.parametrize("value", [b"abc", "a\0b"])
-def test_a_text_that_is_none_refuses_the_batch(fresh_database: str, way: Way, value: object) -> None:
-    run(way, "CREATE TABLE things (n INTEGER, v TEXT)", "INSERT INTO things VALUES (1, ?)", rows=[(value,)])
+def test_a_text_that_is_none_refuses_the_batch(
+    fresh_database: str, source: Source, file: Path, value: object
+) -> None:
+    fill(file, "CREATE TABLE things (n INTEGER, v TEXT)", "INSERT INTO things VALUES (1, ?)", rows=[(value,)])
 
     with pytest.raises(Refused) as refused:
-        carry(contract_of(way, "things"), secrets={"env:ADDRESS": way.address}, warehouse=fresh_database)
+        carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
 
     assert refused.value.reason is Reason.VALUE_NOT_REPRESENTABLE
     assert "abc" not in str(refused.value)
 
 
-def test_decimals_kept_as_floats_arrive_with_their_digits(fresh_database: str, way: Way) -> None:
-    run(
-        way,
+def test_decimals_kept_as_floats_arrive_with_their_digits(
+    fresh_database: str, source: Source, file: Path
+) -> None:
+    fill(
+        file,
         "CREATE TABLE things (n INTEGER, v DECIMAL(15,4))",
         "INSERT INTO things VALUES (?, ?)",
         rows=[(number, f"{number * 7919}.{number:04}") for number in range(1, 2000)],
     )
 
     counts = carry(
-        contract_of(way, "things", v="decimal(15,4)"),
-        secrets={"env:ADDRESS": way.address},
+        contract_of(source, file, v="decimal(15,4)"),
+        secrets=source.secrets,
         warehouse=fresh_database,
     )
 
@@ -141,11 +135,15 @@ def test_decimals_kept_as_floats_arrive_with_their_digits(fresh_database: str, w
 @pytest.mark.parametrize(
     "name", ["select", "Mixed Case", "a.b", "qu`ote", 'dou"ble', "100%", ":bind", "?", "[x]", "ñ漢", "x" * 63]
 )
-def test_a_name_that_means_something_elsewhere_is_carried(fresh_database: str, way: Way, name: str) -> None:
+def test_a_name_that_means_something_elsewhere_is_carried(
+    fresh_database: str, source: Source, file: Path, name: str
+) -> None:
     quoted = DIALECT.quote(name)
-    run(way, f"CREATE TABLE {quoted} (n INTEGER, {quoted} TEXT)", f"INSERT INTO {quoted} VALUES (1, 'here')")
+    source.run(
+        f"CREATE TABLE {quoted} (n INTEGER, {quoted} TEXT)", f"INSERT INTO {quoted} VALUES (1, 'here')"
+    )
 
-    carry(contract_of(way, name), secrets={"env:ADDRESS": way.address}, warehouse=fresh_database)
+    carry(contract_of(source, file, name), secrets=source.secrets, warehouse=fresh_database)
 
     with psycopg.connect(fresh_database) as connection:
         query = psycopg.sql.SQL("SELECT * FROM shop.{}").format(psycopg.sql.Identifier(name))
@@ -162,21 +160,24 @@ def test_a_name_that_means_something_elsewhere_is_carried(fresh_database: str, w
     ],
     ids=["without rowid", "strict", "view", "generated"],
 )
-def test_a_relation_of_any_kind_arrives_whole(fresh_database: str, way: Way, definitions: list[str]) -> None:
+def test_a_relation_of_any_kind_arrives_whole(
+    fresh_database: str, source: Source, file: Path, definitions: list[str]
+) -> None:
     filled = "base" if "base" in definitions[0] else "things"
-    run(way, *definitions, f"INSERT INTO {filled} (n, v) VALUES (1, 'a'), (2, NULL), (3, '')")
+    source.run(*definitions, f"INSERT INTO {filled} (n, v) VALUES (1, 'a'), (2, NULL), (3, '')")
 
-    carry(contract_of(way, "things"), secrets={"env:ADDRESS": way.address}, warehouse=fresh_database)
+    carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
 
     assert arrived(fresh_database) == {1: "a", 2: None, 3: ""}
 
 
-def test_a_file_in_utf16_arrives(fresh_database: str, way: Way) -> None:
-    with closing(sqlite3.connect(way.file)) as connection, connection:
+def test_a_file_in_utf16_arrives(fresh_database: str, source: Source, file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("PRAGMA encoding = 'UTF-16le'")
         connection.execute("CREATE TABLE things (n INTEGER, v TEXT)")
         connection.execute("INSERT INTO things VALUES (1, ?)", ["é漢😀"])
 
-    carry(contract_of(way, "things"), secrets={"env:ADDRESS": way.address}, warehouse=fresh_database)
+    carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
 
     assert arrived(fresh_database) == {1: "é漢😀"}
