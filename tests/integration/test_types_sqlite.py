@@ -15,7 +15,7 @@ from support.databases import Source, SqliteDatabase, by_odbc, by_sqlalchemy
 from support.extraction import column
 
 from services.extractor.dialects.sqlite import SqliteDialect
-from shared.domain.contracts import TableContract
+from shared.domain.contracts import TableContract, Target
 from shared.domain.reasons import Reason
 from shared.errors import Refused
 
@@ -181,3 +181,31 @@ def test_a_file_in_utf16_arrives(fresh_database: str, source: Source, file: Path
     carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
 
     assert arrived(fresh_database) == {1: "é漢😀"}
+
+
+LONG = "é" * 63 + "x"
+
+
+def test_a_name_of_127_bytes_arrives_where_the_target_has_such_names(
+    fresh_database: str, source: Source, file: Path
+) -> None:
+    source.run(f"CREATE TABLE things (n INTEGER, {LONG} TEXT)", "INSERT INTO things VALUES (1, 'here')")
+    contract = contract_of(source, file)
+    external = replace(contract, publishing=replace(contract.publishing, target=Target.EXTERNAL))
+
+    counts = carry(external, secrets=source.secrets, warehouse=fresh_database)
+
+    assert counts["rows_in_final"] == 1
+
+
+def test_a_name_that_the_warehouse_cannot_have_is_refused_by_name_and_nothing_is_published(
+    fresh_database: str, source: Source, file: Path
+) -> None:
+    source.run(f"CREATE TABLE things (n INTEGER, {LONG} TEXT)", "INSERT INTO things VALUES (1, 'here')")
+
+    with pytest.raises(Refused, match=LONG) as refused:
+        carry(contract_of(source, file), secrets=source.secrets, warehouse=fresh_database)
+
+    assert refused.value.reason is Reason.TARGET_INCOMPATIBLE
+    with psycopg.connect(fresh_database) as connection:
+        assert connection.execute("SELECT to_regclass('shop.things')").fetchone() == (None,)
