@@ -7,7 +7,7 @@ times as fast through any driver as one for each value, and the driver has nothi
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 from services.extractor.dialects import Dialect, DialectName
@@ -386,10 +386,11 @@ class SqlSnapshot:
         self._query.require_cursor_values(self._connection)
         chunk_size = self._reader.chunk_size_in_bytes
         size = self._query.result_size(self.max_record_octets, chunk_size_in_bytes=chunk_size)
-        batches = self._connection.stream(self._query.statement(), size)
-        for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
-            self._rows_read_count += chunk.record_count
-            yield chunk
+        # Closed at once, whatever happens: a result that is not let go of holds the session and its locks.
+        with closing(self._connection.stream(self._query.statement(), size)) as batches:
+            for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
+                self._rows_read_count += chunk.record_count
+                yield chunk
 
     def unclassified_columns(self) -> Sequence[SourceColumn]:
         """Return the columns that the contract does not know."""

@@ -5,7 +5,7 @@ A driver gives and takes text only. Whatever it would convert was rendered by th
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -109,7 +109,7 @@ class WatchedConnection:
         """Return the rows of a query that has few."""
         return self._within(lambda: self._connection.query(statement))
 
-    def stream(self, statement: Statement, size: ResultSize) -> Iterator[pa.RecordBatch]:
+    def stream(self, statement: Statement, size: ResultSize) -> Generator[pa.RecordBatch, None, None]:
         """Read a result of any size, each batch within the time that is left."""
         batches = self._connection.stream(statement, size)
         try:
