@@ -1,59 +1,42 @@
 """Every type of MariaDB at its limits, from the source to the view of an analyst: unchanged, or rejected and counted."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 from support.carrying import carry
-from support.extraction import column, make_contract
-from support.mariadb import OWNER, MariaDbServer
+from support.databases import MariaDbDatabase, Source, by_odbc, by_sqlalchemy
+from support.extraction import column
+from support.mariadb import MariaDbServer
 from support.type_values import MARIADB_VALUES
 
 from services.extractor.dialects import DialectName
 from services.extractor.dialects.mysql import MysqlDialect
 from services.extractor.dialects.page import TYPES
-from shared.domain.contracts import SourceKind, TableContract
+from shared.domain.contracts import TableContract
 from shared.errors import Refused
 
 DIALECT = MysqlDialect()
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How a database of MariaDB is reached."""
-
-    kind: SourceKind
-    connection: dict[str, str]
-    secrets: dict[str, str]
-
-
-@pytest.fixture(params=["odbc", "odbc by rows", "sqlalchemy"])
-def way(request: pytest.FixtureRequest, mariadb_server: MariaDbServer, fresh_mariadb_database: str) -> Way:
-    server, name = mariadb_server, fresh_mariadb_database
-    if request.param == "sqlalchemy":
-        url = f"mysql+pymysql://{OWNER}:{server.password}@127.0.0.1:{server.port}/{name}"
-        return Way(SourceKind.SQLALCHEMY, {"url": "env:ADDRESS", "dialect": "mysql"}, {"env:ADDRESS": url})
-    text = (
-        f"Driver={{MariaDB Unicode}};Server=127.0.0.1;Port={server.port};Database={name};"
-        f"UID={OWNER};PWD={server.password}"
-    )
-    fetch = {"fetch": "rows"} if "rows" in request.param else {}
-    return Way(
-        SourceKind.ODBC,
-        {"connection_string": "env:ADDRESS", "dialect": "mysql", **fetch},
-        {"env:ADDRESS": text},
-    )
+@pytest.fixture(params=[by_odbc, by_sqlalchemy])
+def source(
+    request: pytest.FixtureRequest, mariadb_server: MariaDbServer, fresh_mariadb_database: str
+) -> Iterator[Source]:
+    database = MariaDbDatabase(mariadb_server, fresh_mariadb_database)
+    yield request.param(database)
+    database.leave()
 
 
-def contract_of(server: MariaDbServer, way: Way, database: str, table: str) -> TableContract:
-    """The contract of a table without a key, every column of which is kept, in the type that its fate says."""
+def contract_of(source: Source, server: MariaDbServer) -> TableContract:
+    """The contract of `things` without a key, every column of which is kept, in the type that its fate says."""
     described = server.rows(
         "SELECT column_name, column_type FROM information_schema.columns "
-        f"WHERE table_schema = '{database}' AND table_name = '{table}' ORDER BY ordinal_position"
+        f"WHERE table_schema = '{source.server.schema}' AND table_name = 'things' ORDER BY ordinal_position"
     )
     columns = [column(name, str(DIALECT.fate_of(word).type), source_type=word) for name, word in described]
-    contract = make_contract(columns, relation=(database, table), kind=way.kind, connection=way.connection)
-    return replace(contract, key=())
+    return replace(source.contract(*columns, table="things"), key=())
 
 
 def copied(dsn: str, relation: str) -> dict[int, str]:
@@ -67,10 +50,10 @@ def copied(dsn: str, relation: str) -> dict[int, str]:
 
 @pytest.mark.parametrize("type_", MARIADB_VALUES)
 def test_values_of_every_type_arrive_unchanged_or_are_rejected_and_counted(
-    mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way, type_: str
+    mariadb_server: MariaDbServer, fresh_database: str, source: Source, type_: str
 ) -> None:
-    name, values = fresh_mariadb_database, MARIADB_VALUES[type_]
-    mariadb_server.run(
+    values = MARIADB_VALUES[type_]
+    source.run(
         "SET sql_mode = ''",
         "SET time_zone = '+05:45'",
         f"CREATE TABLE things (n INT PRIMARY KEY, v {type_} NULL)",
@@ -78,12 +61,9 @@ def test_values_of_every_type_arrive_unchanged_or_are_rejected_and_counted(
             f"INSERT INTO things VALUES ({number}, {literal})"
             for number, literal in enumerate([*values, "NULL"])
         ),
-        database=name,
     )
 
-    counts = carry(
-        contract_of(mariadb_server, way, name, "things"), secrets=way.secrets, warehouse=fresh_database
-    )
+    counts = carry(contract_of(source, mariadb_server), secrets=source.secrets, warehouse=fresh_database)
 
     expected = {number: text for number, text in enumerate(values.values()) if text is not None}
     # An empty string is quoted in CSV, NULL is not.
@@ -101,18 +81,17 @@ def test_every_type_that_is_tried_is_on_the_page_about_types() -> None:
 
 
 def test_as_many_columns_as_a_table_can_have_arrive(
-    mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way
+    mariadb_server: MariaDbServer, fresh_database: str, source: Source
 ) -> None:
     names = [f"c{number}" for number in range(1000)]
-    mariadb_server.run(
+    source.run(
         f"CREATE TABLE things ({', '.join(f'{name} INT UNSIGNED' for name in names)})",
         f"INSERT INTO things VALUES ({', '.join(str(4294967295 - number) for number in range(1000))})",
-        database=fresh_mariadb_database,
     )
 
     carry(
-        contract_of(mariadb_server, way, fresh_mariadb_database, "things"),
-        secrets=way.secrets,
+        contract_of(source, mariadb_server),
+        secrets=source.secrets,
         warehouse=fresh_database,
     )
 
@@ -133,18 +112,17 @@ def test_as_many_columns_as_a_table_can_have_arrive(
     ids=["partitioned", "without transactions", "view", "versioned and generated"],
 )
 def test_a_relation_of_any_kind_arrives_whole(
-    mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way, definition: str
+    mariadb_server: MariaDbServer, fresh_database: str, source: Source, definition: str
 ) -> None:
     filled = "base" if "base" in definition else "things"
-    mariadb_server.run(
+    source.run(
         *definition.split("; "),
         f"INSERT INTO {filled} (n, v) VALUES (1, 'a'), (2, NULL), (3, '')",
-        database=fresh_mariadb_database,
     )
 
     carry(
-        contract_of(mariadb_server, way, fresh_mariadb_database, "things"),
-        secrets=way.secrets,
+        contract_of(source, mariadb_server),
+        secrets=source.secrets,
         warehouse=fresh_database,
     )
 
@@ -169,20 +147,17 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_means_something_elsewhere_is_carried(
-    mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way, name: str
+    mariadb_server: MariaDbServer, fresh_database: str, source: Source, name: str
 ) -> None:
     quoted = DIALECT.quote(name)
-    mariadb_server.run(
+    source.run(
         f"CREATE TABLE {quoted} (id INT PRIMARY KEY, {quoted} VARCHAR(10))",
         f"INSERT INTO {quoted} VALUES (1, 'here')",
-        database=fresh_mariadb_database,
     )
     columns = [column("id", "int32"), column(name)]
-    contract = make_contract(
-        columns, relation=(fresh_mariadb_database, name), kind=way.kind, connection=way.connection
-    )
+    contract = source.contract(*columns, table=name)
 
-    carry(contract, secrets=way.secrets, warehouse=fresh_database)
+    carry(contract, secrets=source.secrets, warehouse=fresh_database)
 
     with psycopg.connect(fresh_database) as connection:
         query = psycopg.sql.SQL("SELECT * FROM shop.{}").format(psycopg.sql.Identifier(name))
@@ -190,14 +165,14 @@ def test_a_name_that_means_something_elsewhere_is_carried(
 
 
 def test_a_name_that_the_warehouse_cannot_have_is_refused_by_name(
-    mariadb_server: MariaDbServer, fresh_mariadb_database: str, fresh_database: str, way: Way
+    mariadb_server: MariaDbServer, fresh_database: str, source: Source
 ) -> None:
     name = "漢" * 40
-    mariadb_server.run(f"CREATE TABLE things (id INT, `{name}` INT)", database=fresh_mariadb_database)
-    contract = contract_of(mariadb_server, way, fresh_mariadb_database, "things")
+    source.run(f"CREATE TABLE things (id INT, `{name}` INT)")
+    contract = contract_of(source, mariadb_server)
 
     with pytest.raises(Refused, match="target_incompatible") as refused:
-        carry(contract, secrets=way.secrets, warehouse=fresh_database)
+        carry(contract, secrets=source.secrets, warehouse=fresh_database)
 
     assert name in str(refused.value)
     with psycopg.connect(fresh_database) as connection:

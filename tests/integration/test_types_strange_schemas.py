@@ -1,6 +1,6 @@
 """A schema that nobody has seen before is discovered, read and published: every value exact, or its row counted as rejected."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +8,20 @@ import psycopg
 import pytest
 from psycopg import sql
 from support.carrying import carry
-from support.mariadb import OWNER, MariaDbServer
+from support.databases import (
+    SECRET,
+    MariaDbDatabase,
+    PostgresDatabase,
+    Source,
+    by_odbc,
+    by_sqlalchemy,
+    natively,
+)
+from support.mariadb import MariaDbServer
 from support.strange_schemas import Choice, StrangeTable, strange_tables
 from support.type_values import MARIADB_VALUES, POSTGRES_SETUP, POSTGRES_VALUES
 
-from services.extractor.dialects import DialectName
-from services.extractor.dialects.mysql import MysqlDialect
-from services.extractor.dialects.postgresql import SESSION_SETTINGS, PostgresqlDialect
+from services.extractor.dialects.postgresql import SESSION_SETTINGS
 from services.extractor.discovery.postgres import discover_postgres
 from services.extractor.discovery.sql import discover_sql
 from services.extractor.readers.sql import driver_of
@@ -23,6 +30,11 @@ from shared.domain.contracts import Content, Mask, MaskKind, Publishing, SourceK
 from shared.secrets.memory import MemorySecrets
 
 SEEDS = [1, 2]
+
+
+def by_odbc_in_rows(database: PostgresDatabase | MariaDbDatabase) -> Source:
+    """Through pyodbc, row by row."""
+    return by_odbc(database, fetch="rows")
 
 
 def declared(directory: Path, text: str) -> dict[str, TableContract]:
@@ -67,12 +79,35 @@ def assert_counted(counts: Mapping[str, int], table: StrangeTable) -> None:
     assert counts["rows_in_final"] == len(table.arriving)
 
 
+def discovered(source: Source) -> str:
+    """The file that discovery writes of a source."""
+    secrets = MemorySecrets(source.secrets)
+    if source.kind is SourceKind.POSTGRES:
+        return discover_postgres(source.address, source="shop", reference=SECRET, schemas=["public"])
+    driver = driver_of(
+        source.kind,
+        source.connection,
+        dialect=source.server.dialect.name,
+        secrets=secrets,
+        connect_timeout_seconds=10,
+        place="source 'shop'",
+    )
+    connection = {name: text for name, text in source.connection.items() if text == SECRET}
+    return discover_sql(
+        driver,
+        source.server.dialect,
+        source="shop",
+        kind=source.kind,
+        connection=connection,
+        schemas=[source.server.schema],
+    )
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", [SourceKind.POSTGRES, SourceKind.ODBC, SourceKind.SQLALCHEMY])
+@pytest.mark.parametrize("reached", [natively, by_odbc, by_odbc_in_rows, by_sqlalchemy])
 def test_a_schema_of_postgresql_arrives(
-    fresh_database: str, tmp_path: Path, kind: SourceKind, seed: int
+    fresh_database: str, tmp_path: Path, reached: Callable[[PostgresDatabase], Source], seed: int
 ) -> None:
-    quote = PostgresqlDialect().quote
     choices = {
         type_: [
             *(Choice(sql.Literal(value).as_string()) for value in arriving),
@@ -81,68 +116,30 @@ def test_a_schema_of_postgresql_arrives(
         for type_, (arriving, rejected) in POSTGRES_VALUES.items()
     }
     tables = strange_tables(choices, seed=seed, integer="integer", name_bytes=63)
-    with psycopg.connect(fresh_database, autocommit=True) as connection:
-        connection.execute(POSTGRES_SETUP)
-        for table in tables:
-            for statement in table.statements(quote):
-                connection.execute(statement.encode())
-    secrets = secrets_of_postgres(fresh_database)
-    contracts = declared(tmp_path, discovered_postgres(kind, secrets))
+    database = PostgresDatabase(fresh_database)
+    source = reached(database)
+    source.run(POSTGRES_SETUP, *(made for table in tables for made in table.statements(source.quote)))
+    contracts = declared(tmp_path, discovered(source))
 
     for table in tables:
-        counts = carry(contracts[table.name], secrets=secrets, warehouse=fresh_database)
+        counts = carry(contracts[table.name], secrets=source.secrets, warehouse=fresh_database)
 
         there = values_of(fresh_database, "public", table.name)
         assert values_of(fresh_database, "shop", contracts[table.name].table) == {
             number: there[number] for number in table.arriving
         }
         assert_counted(counts, table)
-
-
-def secrets_of_postgres(dsn: str) -> dict[str, str]:
-    parts = psycopg.conninfo.conninfo_to_dict(dsn)
-    return {
-        "env:POSTGRES": dsn,
-        "env:SQLALCHEMY": dsn.replace("postgresql://", "postgresql+psycopg://"),
-        "env:ODBC": f"Driver={{PostgreSQL Unicode}};Server={parts['host']};Port={parts['port']};"
-        f"Database={parts['dbname']};UID={parts['user']};PWD={parts['password']}",
-    }
-
-
-def discovered_postgres(kind: SourceKind, secrets: Mapping[str, str]) -> str:
-    if kind is SourceKind.POSTGRES:
-        return discover_postgres(
-            secrets["env:POSTGRES"], source="shop", reference="env:POSTGRES", schemas=["public"]
-        )
-    return discovered(kind, DialectName.POSTGRESQL, secrets, schema="public")
-
-
-def discovered(kind: SourceKind, dialect: DialectName, secrets: Mapping[str, str], *, schema: str) -> str:
-    """The file of a database that is reached by a driver."""
-    key = {SourceKind.ODBC: "connection_string", SourceKind.SQLALCHEMY: "url"}[kind]
-    connection = {key: f"env:{kind.name}"}
-    driver = driver_of(
-        kind,
-        connection,
-        dialect=dialect,
-        secrets=MemorySecrets(secrets),
-        connect_timeout_seconds=10,
-        place="source 'shop'",
-    )
-    dialect_itself = {DialectName.POSTGRESQL: PostgresqlDialect, DialectName.MYSQL: MysqlDialect}[dialect]()
-    return discover_sql(
-        driver, dialect_itself, source="shop", kind=kind, connection=connection, schemas=[schema]
-    )
+    database.leave()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", [SourceKind.ODBC, SourceKind.SQLALCHEMY])
+@pytest.mark.parametrize("reached", [by_odbc, by_odbc_in_rows, by_sqlalchemy])
 def test_a_schema_of_mariadb_arrives(
     mariadb_server: MariaDbServer,
     fresh_mariadb_database: str,
     fresh_database: str,
     tmp_path: Path,
-    kind: SourceKind,
+    reached: Callable[[MariaDbDatabase], Source],
     seed: int,
 ) -> None:
     choices = {
@@ -151,35 +148,26 @@ def test_a_schema_of_mariadb_arrives(
         if not type_.startswith("LONG")
     }
     tables = strange_tables(choices, seed=seed, integer="INT", name_bytes=63)
-    for table in tables:
-        mariadb_server.run(
-            "SET sql_mode = ''",
-            "SET time_zone = '+05:45'",
-            *table.statements(MysqlDialect().quote),
-            database=fresh_mariadb_database,
-        )
-    secrets = secrets_of_mariadb(mariadb_server, fresh_mariadb_database)
-    text = discovered(kind, DialectName.MYSQL, secrets, schema=fresh_mariadb_database)
-    contracts = declared(tmp_path, text)
+    database = MariaDbDatabase(mariadb_server, fresh_mariadb_database)
+    source = reached(database)
+    source.run(
+        "SET sql_mode = ''",
+        "SET time_zone = '+05:45'",
+        *(made for table in tables for made in table.statements(source.quote)),
+    )
+    contracts = declared(tmp_path, discovered(source))
 
     for table in tables:
-        counts = carry(contracts[table.name], secrets=secrets, warehouse=fresh_database)
+        counts = carry(contracts[table.name], secrets=source.secrets, warehouse=fresh_database)
 
         assert values_of(fresh_database, "shop", contracts[table.name].table) == {
             number: [None if choice is None else plain(choice.text or "") for choice in table.rows[number]]
             for number in table.arriving
         }
         assert_counted(counts, table)
+    database.leave()
 
 
 def plain(text: str) -> str:
     """A value without the quotes that CSV gives it."""
     return text[1:-1].replace('""', '"') if text.startswith('"') else text
-
-
-def secrets_of_mariadb(server: MariaDbServer, database: str) -> dict[str, str]:
-    return {
-        "env:SQLALCHEMY": f"mysql+pymysql://{OWNER}:{server.password}@127.0.0.1:{server.port}/{database}",
-        "env:ODBC": f"Driver={{MariaDB Unicode}};Server=127.0.0.1;Port={server.port};Database={database};"
-        f"UID={OWNER};PWD={server.password}",
-    }

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from services.extractor.dialects import Carriage, Dialect, Statement
+from services.extractor.dialects import Carriage, Dialect, DialectName, Statement
 from services.extractor.discovery.document import check_names, render
 from services.extractor.discovery.proposals import (
     CONNECT_TIMEOUT_SECONDS,
@@ -155,8 +155,10 @@ def _described(
     dialect: Dialect, name: str | None, source_type: str | None, nullable: str | None
 ) -> DescribedColumn:
     fate = dialect.fate_of(source_type or "")
-    is_harmless = (
-        fate.type.kind in HARMLESS_KINDS or _HARMLESS_TEXT_TYPES.fullmatch(source_type or "") is not None
+    # A declared type of SQLite keeps no text out of its columns.
+    is_held_to = dialect.name is not DialectName.SQLITE
+    is_harmless = fate.type.kind in HARMLESS_KINDS or (
+        is_held_to and _HARMLESS_TEXT_TYPES.fullmatch(source_type or "") is not None
     )
     return DescribedColumn(name or "", source_type or "", nullable == "1", fate, is_harmless=is_harmless)
 
