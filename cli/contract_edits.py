@@ -1,13 +1,13 @@
 """What a source has otherwise, written into its source file: chosen changes as edits of the text, and what would come of it."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.output import NotDone, NotFound
-from shared.domain.drift import Change, Drift, Edit, EditKind
+from shared.domain.drift import Change, Drift, EditKind
 
 if TYPE_CHECKING:
     from shared.catalog.problems import FieldPath
@@ -59,9 +59,7 @@ def edited_file(
     chosen = [change for change in drift.changes if not columns or change.column in columns]
     accepted = [change for change in chosen if change.edit is not None]
     before = text = read_text(file)
-    for change in accepted:
-        if change.edit is not None:
-            text = _applied(text, ("tables", contract.table, "columns", change.column), change.edit)
+    text = _applied(text, contract, accepted)
     if mask is not None:
         text = _masked(text, contract, columns, mask=mask)
     require_sound(file, text)
@@ -79,26 +77,33 @@ def _require_known(columns: Collection[str], contract: "TableContract", drift: D
         )
 
 
-def _applied(text: str, path: "FieldPath", edit: Edit) -> str:
-    from shared.catalog.editing import flow_mapping, remove_value, scalar, set_value
+def _applied(text: str, contract: "TableContract", accepted: Iterable[Change]) -> str:
+    from shared.catalog.editing import flow_mapping, remove_value, scalar, set_values
 
-    match edit.kind:
-        case EditKind.ADD:
-            return set_value(text, path, flow_mapping(edit.fields))
-        case EditKind.REMOVE:
-            return remove_value(text, path)
-        case EditKind.SET:
-            for name, value in edit.fields.items():
-                text = set_value(text, (*path, name), scalar(value))
-            return text
+    values: dict[FieldPath, str] = {}
+    removed: list[FieldPath] = []
+    for change in accepted:
+        path: FieldPath = ("tables", contract.table, "columns", change.column)
+        edit = change.edit
+        if edit is None:
+            continue
+        if edit.kind is EditKind.ADD:
+            values[path] = flow_mapping(edit.fields)
+        elif edit.kind is EditKind.SET:
+            values |= {(*path, name): scalar(value) for name, value in edit.fields.items()}
+        else:
+            removed.append(path)
+    text = set_values(text, values)
+    for path in removed:
+        text = remove_value(text, path)
+    return text
 
 
 def _masked(text: str, contract: "TableContract", columns: Collection[str], *, mask: str) -> str:
-    from shared.catalog.editing import set_value
+    from shared.catalog.editing import set_values
 
-    for name in columns:
-        text = set_value(text, ("tables", contract.table, "columns", name, "mask"), mask)
-    return text
+    at = ("tables", contract.table, "columns")
+    return set_values(text, {(*at, name, "mask"): mask for name in columns})
 
 
 def require_sound(file: Path, text: str) -> None:

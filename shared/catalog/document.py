@@ -24,8 +24,8 @@ _PLAIN_TAGS = {
     *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "value", "merge")),
 }
 
-# The same parser in C, some ten times faster, where libyaml is at hand.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: The same parser in C, some ten times faster, where libyaml is at hand.
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ def _read_yaml(text: str, document: Document) -> None:
                 Problem(document.file, too_deep, "", f"at most {MAX_DEPTH} levels of nesting", "more")
             )
             return
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # Only the parser's own words: its full message quotes the line, which may hold a secret.
@@ -148,7 +148,7 @@ def _line_of_excess_depth(text: str) -> int | None:
     brackets ends the process with a segmentation fault.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

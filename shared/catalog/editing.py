@@ -7,17 +7,16 @@ Only the characters of the value itself are exchanged, found by the marks of the
 again: what stands in the file afterwards is what was asked for, or nothing was edited.
 """
 
-import copy
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from shared.catalog.document import Document, parse_document
+from shared.catalog.document import LOADER, parse_document
 from shared.catalog.problems import FieldPath, field_text
 from shared.errors import ConfigurationError
 
@@ -62,10 +61,25 @@ def set_value(text: str, path: FieldPath, value: str, *, after: str | None = Non
     Raises:
         NotEdited: if the value cannot be put there without touching anything else.
     """
-    content = _content_of(text, path)
-    *above, name = path
-    _mapping_at(content, above, path)[name] = _content_of_value(value, path)
-    return _verified(_with_value(text, path, value, after=after), content, path)
+    return set_values(text, {path: value}, after=after)
+
+
+def set_values(text: str, values: Mapping[FieldPath, str], *, after: str | None = None) -> str:
+    """Return a file's text with many values at once; see `set_value`. None of them may be inside another."""
+    content = _content_of(text)
+    inside: dict[FieldPath, dict[str, str]] = {}
+    for path, value in values.items():
+        *above, name = path
+        _mapping_at(content, above, path)[name] = _content_of_value(value)
+        inside.setdefault(tuple(above), {})[str(name)] = value
+    root = _root_of(text)
+    splices = [
+        splice
+        # What is added at one place to a mapping and to one inside it: the inner comes first.
+        for above_path in sorted(inside, key=len, reverse=True)
+        for splice in _settings(text, _node_at(root, above_path), inside[above_path], after=after)
+    ]
+    return _verified(_spliced(text, splices), content, values)
 
 
 def remove_value(text: str, path: FieldPath) -> str:
@@ -75,11 +89,12 @@ def remove_value(text: str, path: FieldPath) -> str:
     Raises:
         NotEdited: if it is not there, or cannot be taken out without touching anything else.
     """
-    content = _content_of(text, path)
+    content = _content_of(text)
     *above, name = path
     if _mapping_at(content, above, path).pop(name, _ABSENT) is _ABSENT:
         raise _not_edited(path, "a key that stands in the file", "none")
-    return _verified(_without_value(text, path), content, path)
+    mapping = _node_at(_root_of(text), tuple(above))
+    return _verified(_spliced(text, [_removal(text, mapping, path)]), content, [path])
 
 
 def write_in_place(file: Path, text: str, *, instead_of: str) -> None:
@@ -113,82 +128,103 @@ def write_in_place(file: Path, text: str, *, instead_of: str) -> None:
 
 
 class _Entry(NamedTuple):
-    """A key of a mapping, its value, and the mapping."""
+    """A key of a mapping, and its value."""
 
     key: yaml.ScalarNode
     value: yaml.Node
-    mapping: yaml.MappingNode
 
 
-def _with_value(text: str, path: FieldPath, value: str, *, after: str | None) -> str:
-    above = _node_at(text, path[:-1])
+class _Splice(NamedTuple):
+    """What stands in the place of some characters."""
+
+    start: int
+    end: int
+    text: str
+
+
+def _settings(
+    text: str, above: yaml.Node, named: Mapping[str, str], *, after: str | None
+) -> Iterator[_Splice]:
+    """The splices that set keys of one mapping, those that are there and those that are not."""
     if not isinstance(above, yaml.MappingNode):
-        return _spliced(text, _span(above), f"{{{scalar(str(path[-1]))}: {value}}}")
-    entry = _entry(above, str(path[-1]))
-    if entry is not None:
-        return _spliced(text, _span(entry.value), value)
-    line = f"{scalar(str(path[-1]))}: {value}"
-    before = _entry(above, after) if after is not None else None
-    if above.flow_style:
-        return _added_to_flow(text, above, before, line)
-    return _added_to_block(text, above, before, line)
+        listed = ", ".join(f"{scalar(name)}: {value}" for name, value in named.items())
+        yield _replacement(text, above, f"{{{listed}}}")
+        return
+    entries = _entries(above)
+    added = {}
+    for name, value in named.items():
+        if name in entries:
+            yield _replacement(text, entries[name].value, value)
+        else:
+            added[name] = value
+    if added:
+        before = entries.get(after) if after is not None else None
+        lines = [f"{scalar(name)}: {value}" for name, value in added.items()]
+        yield _addition(text, above, before, lines)
 
 
-def _added_to_flow(text: str, mapping: yaml.MappingNode, before: _Entry | None, line: str) -> str:
+def _replacement(text: str, node: yaml.Node, value: str) -> _Splice:
+    start, end = node.start_mark.index, _end(node)
+    # A value that is not there stands directly behind the colon.
+    gap = " " if start == end and text[:start].endswith(":") else ""
+    return _Splice(start, end, gap + value)
+
+
+def _addition(text: str, mapping: yaml.MappingNode, before: _Entry | None, lines: Sequence[str]) -> _Splice:
     if not mapping.value:
         start = mapping.start_mark.index + 1
-        return text[:start] + line + text[start:]
+        return _Splice(start, start, ", ".join(lines))
     end = _end(before.value if before else mapping.value[-1][1])
-    return f"{text[:end]}, {line}{text[end:]}"
+    if mapping.flow_style:
+        return _Splice(end, end, "".join(f", {line}" for line in lines))
+    end = _end_of_line(text, end)
+    margin = _line_break(text) + " " * mapping.value[0][0].start_mark.column
+    return _Splice(end, end, "".join(f"{margin}{line}" for line in lines))
 
 
-def _added_to_block(text: str, mapping: yaml.MappingNode, before: _Entry | None, line: str) -> str:
-    indent = " " * mapping.value[0][0].start_mark.column
-    end = _end_of_line(text, _end(before.value if before else mapping.value[-1][1]))
-    return f"{text[:end]}{_line_break(text)}{indent}{line}{text[end:]}"
-
-
-def _without_value(text: str, path: FieldPath) -> str:
-    above = _node_at(text, path[:-1])
-    entry = _entry(above, str(path[-1])) if isinstance(above, yaml.MappingNode) else None
-    if entry is None:
+def _removal(text: str, mapping: yaml.Node, path: FieldPath) -> _Splice:
+    entries = _entries(mapping) if isinstance(mapping, yaml.MappingNode) else {}
+    entry = entries.get(str(path[-1]))
+    if entry is None or not isinstance(mapping, yaml.MappingNode):
         raise _not_edited(path, "a key that stands in the file", "none")
     start, end = entry.key.start_mark.index, _end(entry.value)
-    if not entry.mapping.flow_style:
+    if not mapping.flow_style:
         # The line break goes with the line: the first line has none before it.
-        line_start = text.rfind("\n", 0, start) + 1
-        return text[:line_start] + text[_end_of_line(text, end) :].removeprefix("\r").removeprefix("\n")
-    pairs = entry.mapping.value
-    position = next(number for number, (key, _) in enumerate(pairs) if key is entry.key)
-    if position + 1 < len(pairs):
-        end = pairs[position + 1][0].start_mark.index
+        end = _end_of_line(text, end)
+        rest = text[end:]
+        end += len(rest) - len(rest.removeprefix("\r").removeprefix("\n"))
+        return _Splice(text.rfind("\n", 0, start) + 1, end, "")
+    listed = list(entries.values())
+    position = listed.index(entry)
+    if position + 1 < len(listed):
+        end = listed[position + 1].key.start_mark.index
     elif position:
-        start = _end(pairs[position - 1][1])
-    return text[:start] + text[end:]
+        start = _end(listed[position - 1].value)
+    return _Splice(start, end, "")
 
 
-def _node_at(text: str, path: FieldPath) -> yaml.Node:
-    # Not the parser in C: its marks do not count characters in every version.
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+def _root_of(text: str) -> yaml.Node:
+    node = yaml.compose(text, Loader=LOADER)
+    if node is None:
+        raise _not_edited((), "a YAML document", "nothing")
+    return node
+
+
+def _node_at(root: yaml.Node, path: FieldPath) -> yaml.Node:
+    node = root
     for step in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
             continue
-        entry = _entry(node, str(step)) if isinstance(node, yaml.MappingNode) else None
+        entry = _entries(node).get(str(step)) if isinstance(node, yaml.MappingNode) else None
         if entry is None:
             raise _not_edited(path, "a mapping that stands in the file", "none")
         node = entry.value
-    if node is None:
-        raise _not_edited(path, "a YAML document", "nothing")
     return node
 
 
-def _entry(mapping: yaml.MappingNode, name: str) -> _Entry | None:
-    return next((_Entry(key, value, mapping) for key, value in mapping.value if key.value == name), None)
-
-
-def _span(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.index, _end(node)
+def _entries(mapping: yaml.MappingNode) -> dict[str, _Entry]:
+    return {str(key.value): _Entry(key, value) for key, value in mapping.value}
 
 
 def _end(node: yaml.Node) -> int:
@@ -205,11 +241,12 @@ def _end_of_line(text: str, position: int) -> int:
     return end - 1 if text[:end].endswith("\r") else end
 
 
-def _spliced(text: str, span: tuple[int, int], value: str) -> str:
-    start, end = span
-    # A value that is not there stands directly behind the colon.
-    gap = " " if start == end and text[:start].endswith(":") else ""
-    return text[:start] + gap + value + text[end:]
+def _spliced(text: str, splices: Sequence[_Splice]) -> str:
+    pieces, position = [], 0
+    for splice in sorted(splices, key=lambda splice: splice.start):
+        pieces += [text[position : splice.start], splice.text]
+        position = splice.end
+    return "".join([*pieces, text[position:]])
 
 
 def _line_break(text: str) -> str:
@@ -221,15 +258,15 @@ def _line_break(text: str) -> str:
 _ABSENT = object()
 
 
-def _content_of(text: str, path: FieldPath) -> dict[str, Any]:
+def _content_of(text: str) -> dict[str, Any]:
     document = parse_document(text, file="the file")
     if document.problems:
-        raise _not_edited(path, "a sound YAML document", str(document.problems[0]))
-    return copy.deepcopy(document.content)
+        raise _not_edited((), "a sound YAML document", str(document.problems[0]))
+    return document.content
 
 
-def _content_of_value(value: str, path: FieldPath) -> object:
-    return _content_of(f"value: {value}", path)["value"]
+def _content_of_value(value: str) -> object:
+    return _content_of(f"value: {value}").get("value")
 
 
 def _mapping_at(content: object, above: list[str | int], path: FieldPath) -> dict[str | int, Any]:
@@ -247,15 +284,18 @@ def _mapping_at(content: object, above: list[str | int], path: FieldPath) -> dic
     return found
 
 
-def _verified(text: str, wanted: Mapping[str, Any], path: FieldPath) -> str:
-    found: Document = parse_document(text, file="the edited file")
+def _verified(text: str, wanted: Mapping[str, Any], paths: Iterable[FieldPath]) -> str:
+    found = parse_document(text, file="the edited file")
     if found.problems or found.content != wanted:
-        raise _not_edited(path, "a file that can be edited here", "a spelling that no edit keeps whole")
+        raise _not_edited(
+            next(iter(paths)), "a file that can be edited here", "a spelling that no edit keeps whole"
+        )
     return text
 
 
 def _not_edited(path: FieldPath, expected: str, found: str) -> NotEdited:
-    return NotEdited(f"{field_text(path)}: expected {expected}, found {found}; edit the file by hand")
+    where = f"{field_text(path)}: " if path else ""
+    return NotEdited(f"{where}expected {expected}, found {found}; edit the file by hand")
 
 
 def _escaped(character: str) -> str:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.catalog.document import parse_document, read_text
-from shared.catalog.editing import NotEdited, flow_mapping, remove_value, scalar, set_value, write_in_place
+from shared.catalog.editing import (
+    NotEdited,
+    flow_mapping,
+    remove_value,
+    scalar,
+    set_value,
+    set_values,
+    write_in_place,
+)
 
 ORDERS = """\
 # The shop.
@@ -93,6 +101,28 @@ def test_a_column_is_taken_out_of_braces(name: str) -> None:
     expected = content_of(text)
     del expected["columns"][name]
     assert content_of(edited) == expected
+
+
+def test_many_values_are_set_at_once_wherever_they_stand() -> None:
+    edited = set_values(
+        ORDERS,
+        {
+            (*COLUMNS, "added"): "{mask: keep}",
+            (*COLUMNS, "note", "nullable"): "false",
+            (*COLUMNS, "amount", "type"): "string",
+            (*COLUMNS, "id", "nullable"): "false",
+            (*COLUMNS, "id", "mask"): "keep",
+        },
+    )
+
+    assert "id: {source_type: bigint, type: int64, nullable: false, mask: keep}  # the key\n" in edited
+    assert "type: string, mask: keep}\n" in edited
+    assert "          hmac: {domain: note}\n        nullable: false\n      added: {mask: keep}\n" in edited
+    assert comments_of(edited) == comments_of(ORDERS)
+
+
+def test_nothing_to_set_leaves_a_text_as_it_is() -> None:
+    assert set_values(ORDERS, {}) == ORDERS
 
 
 def test_a_value_that_is_not_there_yet_is_written_behind_its_colon() -> None:
