@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.context import Connections
+from shared.domain.contracts import SourceKind
 from shared.errors import ConfigurationError, EsclusaError
 from shared.ports import QueueName
 
@@ -107,7 +108,9 @@ def _check_tables(source: "Source", secrets: "SecretStore") -> Iterator[Check]:
                 verdict = Verdict.OK if finding.is_ok else Verdict.FAILED
                 yield Check("table", finding.subject, verdict, finding.detail)
             most = source.limits.max_rows_of_a_batch
-            if contract.cursor is None and most is not None:
+            # A REST source could only be counted by reading all of it.
+            is_counted = contract.cursor is None and source.kind is not SourceKind.REST
+            if is_counted and most is not None:
                 subject = f"{contract.source}.{contract.table}"
                 yield _tried("pace", subject, partial(_fits_into_a_batch, reader, most))
 
