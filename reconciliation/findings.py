@@ -59,8 +59,8 @@ class WindowFinding:
     """One window, compared."""
 
     batch: Batch
-    #: The end of what was compared; before the window's end if rows of it may still come.
-    until: datetime
+    #: The end of what was compared, a number if the cursor counts; before the window's end if rows of it may still come.
+    until: datetime | int
     #: Rows and sum of each side. That of the CSV is of the batch, as it was read; the others are of today.
     sides: Mapping[Side, Checksum]
     #: Rows that the processor set aside, by the ledger: the known difference between CSV and lake.

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from reconciliation.positions import Bounds, Stretch, overlap_of, stretch_of
 from reconciliation.settled import SettledWindow, Timeline, settled_windows
 from reconciliation.shape import Shape, common_shape
 from shared.domain.batches import Batch, BatchState
-from shared.domain.contracts import TableContract, Target
-from shared.domain.windows import Window, is_second_reading, rejects_slot_number
+from shared.domain.contracts import CursorScale, TableContract, Target
+from shared.domain.windows import Window, is_second_reading
 from shared.ports import Ledger
 
 #: States of batches whose rows are in the table, or will never be.
@@ -35,7 +36,8 @@ EVERYTHING = Span()
 class History:
     """What the ledger knows of a table."""
 
-    #: Published batches, by the moments that they show; the second readings of a window behind the first.
+    #: Published batches by the moments that they show, and then as they were published: in the order in which of two
+    #: equal versions of a row the later takes the place of the earlier.
     published: tuple[Batch, ...]
     unpublished: tuple[Batch, ...]
     contracts: dict[int, TableContract]
@@ -57,14 +59,39 @@ class History:
         return tuple(batch for batch in self.published if self.contracts[batch.contract_version].cursor)
 
     @property
+    def scale(self) -> CursorScale:
+        """By what rows are told apart; snapshots are, by the moment they were taken."""
+        return self.newest.cursor_scale or CursorScale.MOMENT
+
+    @property
     def windows(self) -> tuple[Batch, ...]:
-        """Those of them that read a window first: one for each window."""
+        """Those of them that read a window, or a part of one, first."""
         return tuple(batch for batch in self.batches if not is_second_reading(batch.slot))
+
+    def stretch_of(self, batch: Batch) -> Stretch | None:
+        """Return what a batch reads; None if its contract had a cursor of another scale."""
+        scale = self.contracts[batch.contract_version].cursor_scale or CursorScale.MOMENT
+        return stretch_of(batch, scale) if scale is self.scale else None
 
     def settled(self) -> list[SettledWindow]:
         """Return the windows to which nothing more comes, oldest first."""
-        overlaps = [contract.cursor.overlap for contract in self.contracts.values() if contract.cursor]
-        return settled_windows(self.windows, overlap=max(overlaps) if self.newest.cursor else timedelta(0))
+        overlap = max(
+            overlap_of(contract)
+            for contract in self.contracts.values()
+            if contract.cursor_scale is self.newest.cursor_scale
+        )
+        alike = [batch for batch in self.windows if self.stretch_of(batch)]
+        return settled_windows(alike, scale=self.scale, overlap=overlap)
+
+    def second_readings_of(self, window: SettledWindow) -> list[Batch]:
+        """Return the batches on their way that read rows of a window again."""
+        return [
+            batch
+            for batch in self.unpublished
+            if is_second_reading(batch.slot)
+            and (stretch := stretch_of(batch, self.scale))
+            and stretch.meets(window.stretch)
+        ]
 
     def unpublished_count(self, span: Span) -> int:
         """Return how many windows of a span are not published."""
@@ -84,9 +111,7 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
         }
         latest = tx.latest_contract(source, table)
     return History(
-        published=tuple(
-            sorted(published, key=lambda batch: (batch.as_of, rejects_slot_number(batch.slot)))
-        ),
+        published=tuple(sorted(published, key=lambda batch: (batch.as_of, batch.changed_at))),
         unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
         contracts=contracts,
         connection=latest.contract.origin.connection if latest else {},
@@ -113,11 +138,12 @@ class Group:
         return Timeline(self.settled, compared=self.compared)
 
     @property
-    def bounds(self) -> Window | None:
+    def bounds(self) -> Bounds | None:
         """From the beginning of the first window to the end of the last; None for a table without a cursor."""
         if self.contract.cursor is None:
             return None
-        return Window(self.compared[0].start, max(window.until for window in self.compared))
+        high = max(window.stretch.high for window in self.compared)
+        return Bounds.of(self.contract, Stretch(self.compared[0].stretch.low, high))
 
     @property
     def has_native_target(self) -> bool:
@@ -131,8 +157,12 @@ def compared_groups(
     """Return the windows asked for by contract; in place of those that cannot be compared, why."""
     for version in sorted({window.batch.contract_version for window in asked}):
         compared = tuple(window for window in asked if window.batch.contract_version == version)
-        start = compared[0].start
-        batches = tuple(batch for batch in history.batches if start is None or batch.window.end > start)
+        first = compared[0].stretch.low
+        batches = tuple(
+            batch
+            for batch in history.batches
+            if first is None or (stretch := history.stretch_of(batch)) is None or stretch.high > first
+        )
         others = {batch.contract_version for batch in batches}
         shape = common_shape(history.newest, [history.contracts[other] for other in sorted(others)])
         if isinstance(shape, str):

@@ -6,8 +6,9 @@ source meanwhile is behind every window that is compared. What differs is read a
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -18,19 +19,23 @@ from reconciliation.csv_side import csv_checksum, csv_difference
 from reconciliation.explain import row_differences
 from reconciliation.findings import Difference, Measure, TableFinding, WindowFinding
 from reconciliation.history import EVERYTHING, Group, History, Span, compared_groups, read_history
+from reconciliation.positions import value_at
 from reconciliation.reading import Places, Reading
 from reconciliation.settled import SettledWindow
 from reconciliation.sides import Side
 from reconciliation.spill import Spill, partition_count_for
 from services.processor.checksum import Checksum
 from shared.domain.batches import Batch, Stage
-from shared.domain.contracts import CursorScale, PublishMode
+from shared.domain.contracts import PublishMode
 from shared.domain.counts import Count
-from shared.domain.windows import slot_of
+from shared.domain.windows import is_second_reading, slot_of
 from shared.errors import Refused
 from shared.ports import Ledger
 
 log = structlog.get_logger()
+
+#: So often a table is compared, if what differs may be what was read again and published meanwhile.
+MAX_COMPARISONS = 3
 
 #: So many differing rows of a table are looked at a second time; they are held in memory with all their columns.
 MAX_ROWS_LOOKED_AT_AGAIN = 10_000
@@ -52,13 +57,29 @@ def prove_table(
     Raises:
         Unavailable: if a side does not answer.
     """
-    history = read_history(source, table, ledger=places.ledger)
-    finding = TableFinding(source, table, unpublished_count=history.unpublished_count(span))
+    for _ in range(MAX_COMPARISONS):
+        history = read_history(source, table, ledger=places.ledger)
+        finding = prove_history(
+            history, TableFinding(source, table), places=places, span=span, on_rows=on_rows
+        )
+        if finding.is_equal or not _was_read_again_since(history, source, table, ledger=places.ledger):
+            break
+    log.info("table_compared", source=source, table=table, window_count=len(finding.windows))
+    return finding
+
+
+def prove_history(
+    history: History,
+    finding: TableFinding,
+    *,
+    places: Places,
+    span: Span,
+    on_rows: Callable[[int], None],
+) -> TableFinding:
+    """Compare what the ledger knows of a table with its sides, and put what is found into the finding."""
+    finding = replace(finding, unpublished_count=history.unpublished_count(span))
     if not history.published:
         return replace(finding, remarks=("nothing of it is published",))
-    if history.newest.cursor_scale is CursorScale.COUNT:
-        # Its windows of time hold no rows that time tells apart.
-        return replace(finding, remarks=("its cursor counts: such a table is not compared yet",))
     settled = history.settled()
     asked = [window for window in settled if span.covers(window.batch.window)]
     windows, remarks, moved_row_count = [], [], 0
@@ -71,15 +92,28 @@ def prove_table(
         moved_row_count += moved
         if names := ", ".join(map(repr, group.shape.left_out)):
             remarks.append(f"columns that were not compared, since contracts differ in them: {names}")
-    log.info("table_compared", source=source, table=table, window_count=len(windows))
+    place = {window.batch.id: number for number, window in enumerate(settled)}
     return replace(
         finding,
-        windows=tuple(sorted(windows, key=lambda window: window.batch.window.end)),
+        windows=tuple(sorted(windows, key=lambda window: place[window.batch.id])),
         unsettled_count=sum(span.covers(batch.window) for batch in history.windows) - len(asked),
         moved_row_count=moved_row_count,
         remarks=tuple(remarks),
         is_snapshot=bool(windows) and history.newest.cursor is None,
     )
+
+
+def _was_read_again_since(history: History, source: str, table: str, *, ledger: Ledger) -> bool:
+    """
+    Whether windows were read again and published since the ledger was looked at.
+
+    Their rows were on no side when the first was read, and on the others afterwards: what differs may be just that.
+    """
+
+    def second_readings(seen: History) -> set[str]:
+        return {batch.id for batch in seen.published if is_second_reading(batch.slot)}
+
+    return second_readings(read_history(source, table, ledger=ledger)) != second_readings(history)
 
 
 # ---- the comparison ----------------------------------------------------------------------------------------
@@ -124,7 +158,11 @@ def compare_group(
     except Refused as refusal:
         side = reading.side
         log.warning("side_refused", side=side, reason=refusal.reason)
-        return [_unreadable(window, side=side, refusal=refusal) for window in group.compared], 0
+        until = [value_at(window.stretch.high, history.scale) for window in group.compared]
+        return [
+            _unreadable(window, until=end, side=side, refusal=refusal)
+            for window, end in zip(group.compared, until, strict=True)
+        ], 0
     still, moved_count = first.differences, 0
     if second is not None:
         place = ["window", "key"]
@@ -176,13 +214,17 @@ def _finding(
     still: pl.DataFrame,
 ) -> WindowFinding:
     """Return what was found of one window: the first difference on the way of its rows."""
-    batch, group = window.batch, reading.group
-    readings = [other for other in group.batches if other.window == batch.window]
+    batch, group, history = window.batch, reading.group, reading.history
+    readings = [other for other in group.batches if _reads_rows_of(window, other, history=history)]
     accepted = {
         other.id: csv_checksum(other, _manifest(other, ledger=reading.places.ledger)) for other in readings
     }
     in_files = [
-        csv_difference(other, accepted=accepted[other.id], lake=reading.lake_counts[other.id])
+        _named(
+            other,
+            csv_difference(other, accepted=accepted[other.id], lake=reading.lake_counts[other.id]),
+            beside=batch,
+        )
         for other in readings
     ]
     travel = [side for side in ROW_SIDES if side in reading.sides]
@@ -196,7 +238,11 @@ def _finding(
         shape=group.shape,
         is_cut=first.is_cut,
     )
-    remarks, differences = [], []
+    remarks = [
+        f"batch {other.id} reads rows of the window of {batch.id} again, and is not published: {other.state}"
+        for other in history.second_readings_of(window)
+    ]
+    differences = []
     for difference in by_rows:
         if difference.sides[0] is Side.SOURCE and group.contract.publishing.mode is PublishMode.REPLACE:
             # Nothing tells a source that moved on from a snapshot that was read wrongly.
@@ -208,15 +254,38 @@ def _finding(
     in_csv = accepted[batch.id]
     return WindowFinding(
         batch=batch,
-        until=window.until,
+        until=value_at(window.stretch.high, history.scale),
         sides=tallies if in_csv is None else {**tallies, Side.CSV: in_csv},
-        rejected_row_count=readings[-1].counts.get(Count.ROWS_REJECTED, 0),
+        rejected_row_count=_newest_whole_reading(window, readings).counts.get(Count.ROWS_REJECTED, 0),
         difference=next((difference for difference in [*in_files, *differences] if difference), None),
         remarks=tuple(remarks),
     )
 
 
-def _unreadable(window: SettledWindow, *, side: Side, refusal: Refused) -> WindowFinding:
+def _reads_rows_of(window: SettledWindow, other: Batch, *, history: History) -> bool:
+    """Whether a batch is that of a window, or reads rows of it again."""
+    if other.id == window.batch.id:
+        return True
+    stretch = history.stretch_of(other)
+    return is_second_reading(other.slot) and stretch is not None and stretch.meets(window.stretch)
+
+
+def _newest_whole_reading(window: SettledWindow, readings: Sequence[Batch]) -> Batch:
+    """Return the last batch that read just the window: what it rejected is what is missing of it."""
+    bounds = window.batch.window, window.batch.extent
+    return [other for other in readings if (other.window, other.extent) == bounds][-1]
+
+
+def _named(batch: Batch, difference: Difference | None, *, beside: Batch) -> Difference | None:
+    """Say of which batch a difference is, if it is not that of the window."""
+    if difference is None or batch.id == beside.id:
+        return difference
+    return replace(difference, detail=f"batch {batch.id}, which read rows of it again: {difference.detail}")
+
+
+def _unreadable(
+    window: SettledWindow, *, until: datetime | int, side: Side, refusal: Refused
+) -> WindowFinding:
     """Return that a window could not be compared, since a side is not what it should be."""
     between = {
         Side.SOURCE: (Side.SOURCE, Side.LAKE),
@@ -224,7 +293,7 @@ def _unreadable(window: SettledWindow, *, side: Side, refusal: Refused) -> Windo
         Side.WAREHOUSE: (Side.LAKE, Side.WAREHOUSE),
     }[side]
     difference = Difference(between, Measure.CONTENT, str(refusal))
-    return WindowFinding(window.batch, window.until, sides={}, difference=difference)
+    return WindowFinding(window.batch, until, sides={}, difference=difference)
 
 
 def _manifest(batch: Batch, *, ledger: Ledger) -> Mapping[str, object] | None:

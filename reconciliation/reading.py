@@ -84,7 +84,7 @@ class Reading:
         group = self.group
         if side is Side.WAREHOUSE:
             return warehouse_rows(
-                group.shape, warehouse=self.places.warehouse, window=group.bounds, timeline=self._timeline
+                group.shape, warehouse=self.places.warehouse, bounds=group.bounds, timeline=self._timeline
             )
         if side is Side.LAKE:
             return self._lake_blocks()

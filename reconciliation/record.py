@@ -52,6 +52,7 @@ def _proof(finding: TableFinding, window: WindowFinding, *, at: datetime) -> Pro
         source=finding.source,
         table=finding.table,
         window=window.batch.window,
+        extent=window.batch.extent,
         proved_at=at,
         is_equal=window.is_equal,
         detail=window.difference.sentence if window.difference else "",

@@ -5,48 +5,46 @@ A window is *settled* once nothing more comes to it: it is published, and so is 
 its last rows again, as many as the overlap says, so before one that is not published this much is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from reconciliation.positions import Stretch, stretch_of
 from shared.domain.batches import Batch
+from shared.domain.contracts import CursorScale
 
-#: The window of a row whose moment lies in a settled window that is not compared now.
+#: The window of a row that lies in a settled window that is not compared now.
 ELSEWHERE = -1
-#: The window of a row whose moment lies in no settled window: a batch that brings it is on its way, held, or to come.
+#: The window of a row that lies in no settled window: a batch that brings it is on its way, held, or to come.
 OPEN = -2
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BEGINNING = -(2**63)
+_FIRST_POSITION, _LAST_POSITION = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class SettledWindow:
-    """A published batch, and up to where its window is settled."""
+    """A published batch, and the settled part of what it reads."""
 
     batch: Batch
-    until: datetime
-
-    @property
-    def start(self) -> datetime | None:
-        """Where the window begins; None for one that reads from the beginning."""
-        return self.batch.window.start
+    stretch: Stretch
+    #: Whether all of it is settled.
+    is_whole: bool
 
 
-def settled_windows(published: Sequence[Batch], *, overlap: timedelta) -> list[SettledWindow]:
-    """Return the settled part of each window that has one, oldest first."""
+def settled_windows(published: Sequence[Batch], *, scale: CursorScale, overlap: int) -> list[SettledWindow]:
+    """Return the settled part of each window that has one, oldest first. `overlap` is in positions."""
     settled = []
-    next_start: datetime | None = None
-    open_from: datetime | None = None
-    for batch in sorted(published, key=lambda batch: batch.window.end, reverse=True):
-        if open_from is None or batch.window.end != next_start:
-            open_from = batch.window.end
-        next_start = batch.window.start
-        until = min(batch.window.end, open_from - overlap)
-        if next_start is None or until > next_start:
-            settled.append(SettledWindow(batch, until))
+    next_low: int | None = None
+    open_from: int | None = None
+    found = [(stretch, batch) for batch in published if (stretch := stretch_of(batch, scale))]
+    for stretch, batch in sorted(found, key=lambda item: item[0].high, reverse=True):
+        if open_from is None or stretch.high != next_low:
+            open_from = stretch.high
+        next_low = stretch.low
+        until = min(stretch.high, open_from - overlap)
+        if next_low is None or until > next_low:
+            settled.append(SettledWindow(batch, Stretch(next_low, until), is_whole=until == stretch.high))
     return settled[::-1]
 
 
@@ -55,22 +53,24 @@ class Timeline:
 
     def __init__(self, settled: Sequence[SettledWindow], *, compared: Sequence[SettledWindow]) -> None:
         number = {window.batch.id: index for index, window in enumerate(compared)}
-        self._starts = pl.Series([microseconds(window.start) for window in settled], dtype=pl.Int64)
-        self._untils = pl.Series([microseconds(window.until) for window in settled], dtype=pl.Int64)
+        self._firsts = _positions(
+            _FIRST_POSITION if window.stretch.low is None else window.stretch.low for window in settled
+        )
+        self._lasts = _positions(window.stretch.high - 1 for window in settled)
         self._numbers = pl.Series(
             [number.get(window.batch.id, ELSEWHERE) for window in settled], dtype=pl.Int32
         )
 
-    def windows_of(self, moments: pl.Series) -> pl.Series:
-        """Return the number of the window of each moment, given in microseconds; `ELSEWHERE` or `OPEN` if it has none."""
-        if self._starts.is_empty():
-            return pl.repeat(OPEN, moments.len(), dtype=pl.Int32, eager=True)
-        position = self._starts.search_sorted(moments, side="right").cast(pl.Int64) - 1
-        known = position.clip(lower_bound=0)
+    def windows_of(self, positions: pl.Series) -> pl.Series:
+        """Return the number of the window of each position; `ELSEWHERE` or `OPEN` if it has none."""
+        if self._firsts.is_empty():
+            return pl.repeat(OPEN, positions.len(), dtype=pl.Int32, eager=True)
+        place = self._firsts.search_sorted(positions, side="right").cast(pl.Int64) - 1
+        known = place.clip(lower_bound=0)
         frame = pl.DataFrame(
             {
                 "number": self._numbers.gather(known),
-                "is_settled": (position >= 0) & (moments < self._untils.gather(known)),
+                "is_settled": (place >= 0) & (positions <= self._lasts.gather(known)),
             }
         )
         return frame.select(
@@ -78,11 +78,7 @@ class Timeline:
         ).to_series()
 
 
-def microseconds(moment: datetime | None) -> int:
-    """
-    Return a moment as a cursor column holds it: microseconds since 1970; for None, less than any.
-
-    >>> microseconds(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    1000000
-    """
-    return _BEGINNING if moment is None else (moment - _EPOCH) // timedelta(microseconds=1)
+def _positions(found: Iterable[int]) -> pl.Series:
+    # An overlap may reach below the smallest number that there is, and a window end behind the largest.
+    inside = [min(max(position, _FIRST_POSITION), _LAST_POSITION) for position in found]
+    return pl.Series(inside, dtype=pl.Int64)

@@ -15,8 +15,8 @@ from services.processor.checksum import fingerprint
 from services.processor.decode import position_name
 from shared.domain.contracts import Column, ColumnType, DeleteMode, TableContract
 
-#: What a row is reduced to. `key` and `row` are fingerprints, `window` a number of the timeline, `version` the cursor
-#: in microseconds, `order` tells versions of equal cursors apart: the larger is the newer.
+#: What a row is reduced to. `key` and `row` are fingerprints, `window` a number of the timeline, `version` the cursor's
+#: position, `order` tells versions of equal cursors apart: the larger is the newer.
 REDUCED = {
     "key": pl.UInt64,
     "row": pl.UInt64,
@@ -109,9 +109,7 @@ def common_shape(contract: TableContract, others: Sequence[TableContract]) -> Sh
                 return (
                     f"the contracts of its batches differ in their {what}: a row has no one meaning in them"
                 )
-    alike = [
-        column for column in contract.output_columns if all(_has(other, column) for other in others)
-    ]
+    alike = [column for column in contract.output_columns if all(_has(other, column) for other in others)]
     names = {column.name for column in alike}
     needed = {*contract.key, _cursor_column(contract), contract.deletes.column} - {"", None}
     if missing := sorted(str(name) for name in needed if name not in names):

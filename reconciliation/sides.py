@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 import polars as pl
 
+from reconciliation.positions import Bounds
 from reconciliation.settled import OPEN, Timeline
 from reconciliation.shape import Shape
 from services.extractor.masking import prepare_masking
@@ -58,7 +59,7 @@ class SourceRows:
     shape: Shape
     secrets: SecretStore
     #: From the first window that is compared to the last; None for a table without a cursor, which is read whole.
-    bounds: Window | None
+    bounds: Bounds | None
 
     def read(self, timeline: Timeline | None) -> Iterator[pl.DataFrame]:
         """
@@ -73,12 +74,13 @@ class SourceRows:
         """
         contract = self.contract
         if contract.cursor is not None:
-            contract = replace(contract, cursor=replace(contract.cursor, overlap=timedelta(0)))
+            cursor = replace(contract.cursor, overlap=timedelta(0), overlap_count=0)
+            contract = replace(contract, cursor=cursor)
         try:
             with open_reader(contract, secrets=self.secrets, limits=READ_LIMITS) as reader:
-                yield from self._part(reader, self.bounds or Window(None, reader.clock()), timeline)
+                yield from self._part(reader, self.bounds or Bounds(), timeline)
                 if self.bounds is not None:
-                    yield from self._newer_rows(reader, self.bounds.end, timeline)
+                    yield from self._newer_rows(reader, self.bounds, timeline)
         except Refused as refusal:
             if refusal.reason not in _NO_ANSWER:
                 raise
@@ -87,12 +89,12 @@ class SourceRows:
             ) from refusal
 
     def _newer_rows(
-        self, reader: SourceReader, start: datetime, timeline: Timeline | None
+        self, reader: SourceReader, bounds: Bounds, timeline: Timeline | None
     ) -> Iterator[pl.DataFrame]:
         for reading in range(_READINGS_OF_NEWEST):
             try:
                 # Read twice, they do no harm: nothing is asked of them but their keys.
-                yield from self._part(reader, Window(start, reader.clock() + _FUTURE), timeline)
+                yield from self._part(reader, bounds.newer(until=reader.clock() + _FUTURE), timeline)
             except Refused as refusal:
                 if refusal.reason is not Reason.SOURCE_ANSWER_INVALID or reading == _READINGS_OF_NEWEST - 1:
                     raise
@@ -100,11 +102,16 @@ class SourceRows:
                 return
 
     def _part(
-        self, reader: SourceReader, window: Window, timeline: Timeline | None
+        self, reader: SourceReader, bounds: Bounds, timeline: Timeline | None
     ) -> Iterator[pl.DataFrame]:
         masking = prepare_masking(self.contract, secrets=self.secrets)
         first_line = 0
-        with reader.open_snapshot(window) as snapshot, closing(snapshot.read()) as chunks:
+        # Without bounds, and of a cursor that counts, the moment says nothing of the rows.
+        window = bounds.window or Window(None, reader.clock())
+        with (
+            reader.open_snapshot(window, extent=bounds.extent) as snapshot,
+            closing(snapshot.read()) as chunks,
+        ):
             for chunk in chunks:
                 body = masking.mask(chunk).chunk.body
                 yield from self._reduced(body, first_line=first_line, timeline=timeline)
@@ -147,15 +154,16 @@ def lake_rows(file: DataFile, *, contract: TableContract, store: ObjectStore) ->
 
 
 def warehouse_rows(
-    shape: Shape, *, warehouse: Warehouse, window: Window | None, timeline: Timeline | None
+    shape: Shape, *, warehouse: Warehouse, bounds: Bounds | None, timeline: Timeline | None
 ) -> Iterator[pl.DataFrame]:
     """
-    Return what analysts see, reduced; of a window, if there is one.
+    Return what analysts see, reduced; within bounds, if there are any.
 
     Raises:
         Refused: if the view has not the columns of the shape, or values that do not fit their types.
         Unavailable: if the warehouse does not answer.
     """
-    for block in warehouse.read_rows(shape.contract, window=window):
+    bounds = bounds or Bounds()
+    for block in warehouse.read_rows(shape.contract, window=bounds.window, extent=bounds.extent):
         rows = shape.select(block, contract=shape.contract)
         yield shape.reduce(rows, timeline=timeline, order=pl.lit(0))

@@ -17,6 +17,7 @@ from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
+from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard
 
 
@@ -315,10 +316,18 @@ class LedgerTransaction(Protocol):
         self, source: str | None = None, table: str | None = None, *, differing_only: bool = False
     ) -> list[Proof]:
         """
-        Return the newest proof of each window, by source, table and start of the window.
+        Return the newest proof of each window, and of each part of one, by source, table and start.
 
         `differing_only` leaves out the windows whose newest proof found them equal.
         """
+        ...
+
+    def save_recounts(self, recounts: Sequence[Recount]) -> None:
+        """Write how many rows were counted of batches; each takes the place of the one before."""
+        ...
+
+    def recounts(self, source: str, table: str) -> list[Recount]:
+        """Return the last count of each batch of a table that was counted again."""
         ...
 
     # Scheduled parts.

@@ -23,7 +23,7 @@ from services.publisher.warehouse import (
 from shared.domain.contracts import Column, DeleteMode, PublishMode, TableContract
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import LostLease, Refused
 from shared.ports import ObjectStore
 
@@ -124,7 +124,9 @@ class MemoryWarehouse:
             if deletes.mode is not DeleteMode.SOFT or row.values.get(deletes.column) is None
         ]
 
-    def read_rows(self, contract: TableContract, *, window: Window | None = None) -> Iterator[pl.DataFrame]:
+    def read_rows(
+        self, contract: TableContract, *, window: Window | None = None, extent: Extent | None = None
+    ) -> Iterator[pl.DataFrame]:
         """Return what analysts see in a table; see `Warehouse`."""
         found = self._tables.get((contract.source, contract.table))
         if found is None:
@@ -137,7 +139,7 @@ class MemoryWarehouse:
             )
         rows = [dict(zip(shown, row, strict=True)) for row in self.rows(contract.source, contract.table)]
         yield pl.DataFrame(
-            [tuple(row[name] for name in wanted) for row in rows if _is_in(window, row, contract)],
+            [tuple(row[name] for name in wanted) for row in rows if _is_in(window, extent, row, contract)],
             schema={column.name: polars_type(column.output_type) for column in contract.output_columns},
             orient="row",
         )
@@ -173,15 +175,21 @@ class MemoryWarehouse:
         return rows
 
 
-def _is_in(window: Window | None, row: Mapping[str, Any], contract: TableContract) -> bool:
-    if window is None or contract.cursor is None:
+def _is_in(
+    window: Window | None, extent: Extent | None, row: Mapping[str, Any], contract: TableContract
+) -> bool:
+    if contract.cursor is None or (window is None and extent is None):
         return True
     value = row[contract.cursor.column]
     if value is None:
         return False
-    # In Parquet a moment is in UTC and has no zone.
+    if extent is not None:
+        low, high = extent.low, extent.high
+        return (low is None or value >= int(low)) and (high is None or value < int(high))
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - in Parquet a moment has no zone
     moment = value.replace(tzinfo=UTC)
-    return bool(moment < window.end and (window.start is None or moment >= window.start))
+    return window is not None and moment < window.end and (window.start is None or moment >= window.start)
 
 
 def _append(

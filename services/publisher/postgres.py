@@ -27,7 +27,7 @@ from services.publisher.warehouse import (
 from shared.answering import connect
 from shared.domain.contracts import PublishMode, TableContract
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import ConfigurationError, LostLease, Refused, Unavailable
 from shared.ports import ObjectStore
 
@@ -115,7 +115,7 @@ class PostgresWarehouse:
             raise KeyError(f"{source}.{table}") from error
 
     def read_rows(
-        self, contract: TableContract, *, window: Window | None = None
+        self, contract: TableContract, *, window: Window | None = None, extent: Extent | None = None
     ) -> Generator[pl.DataFrame, None, None]:
         """
         Return what analysts see in a table; see `Warehouse`.
@@ -123,7 +123,7 @@ class PostgresWarehouse:
         One COPY, so one snapshot. It holds up loads only while they change the view.
         """
         name = f"{contract.source}.{contract.table}"
-        statement = statements.copy_view(contract, window=window)
+        statement = statements.copy_view(contract, window=window, extent=extent)
         with _translated(name), self._connect(READ_TIMEOUT_SECONDS) as connection:
             connection.read_only = True
             with _transaction(connection, _settings(statement_timeout=READ_TIMEOUT_SECONDS)) as cursor:

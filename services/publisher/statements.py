@@ -15,7 +15,7 @@ from services.publisher.catalog import describe_column
 from services.publisher.warehouse import BASE_SUFFIX, RESERVED_PREFIX, NativeLoad, target_of
 from shared.domain.contracts import ColumnKind, ColumnType, DeleteMode, PublishMode, TableContract
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import Refused
 
 # Source: PostgreSQL manual, "Lexical Structure": NAMEDATALEN - 1 bytes. Longer names are cut silently.
@@ -555,26 +555,34 @@ def count_view(source: str, table: str) -> str:
     return f"SELECT count(*) FROM {quote_identifier(source)}.{quote_identifier(table)}"
 
 
-def copy_view(contract: TableContract, *, window: Window | None) -> str:
+def copy_view(contract: TableContract, *, window: Window | None, extent: Extent | None = None) -> str:
     """
-    Copy what analysts see as CSV, the contract's columns in their order; of a window, the rows whose cursor lies in it.
+    Copy what analysts see as CSV, the contract's columns in their order; of bounds, the rows whose cursor lies in them.
 
-    The bounds are written into the text, since COPY binds no values. They are moments in UTC, nothing else.
+    The bounds are written into the text, since COPY binds no values. They are moments in UTC or numbers, nothing else.
     """
     columns = ", ".join(quote_identifier(column.name) for column in contract.output_columns)
     view = f"{quote_identifier(contract.source)}.{quote_identifier(contract.table)}"
-    return f"COPY (SELECT {columns} FROM {view}{_in_window(contract, window)}) TO STDOUT (FORMAT csv)"
+    return f"COPY (SELECT {columns} FROM {view}{_within(contract, window, extent)}) TO STDOUT (FORMAT csv)"
 
 
-def _in_window(contract: TableContract, window: Window | None) -> str:
-    if window is None or contract.cursor is None:
+def _within(contract: TableContract, window: Window | None, extent: Extent | None) -> str:
+    if contract.cursor is None:
         return ""
+    bounds: dict[str, str | None] = {}
+    if extent is not None:
+        # Only numbers go into the text.
+        bounds = {
+            operator: None if bound is None else str(int(bound))
+            for operator, bound in (("<", extent.high), (">=", extent.low))
+        }
+    elif window is not None:
+        has_zone = contract.column(contract.cursor.column).type.kind is ColumnKind.TIMESTAMPTZ
+        zone = "+00" if has_zone else ""
+        bounds = {
+            operator: None if moment is None else _quote_text(f"{moment:%Y-%m-%d %H:%M:%S.%f}{zone}")
+            for operator, moment in (("<", window.end), (">=", window.start))
+        }
     cursor = quote_identifier(contract.cursor.column)
-    has_zone = contract.column(contract.cursor.column).type.kind is ColumnKind.TIMESTAMPTZ
-    bounds = {"<": window.end, ">=": window.start}
-    conditions = [
-        f"{cursor} {operator} {_quote_text(moment.strftime('%Y-%m-%d %H:%M:%S.%f') + ('+00' if has_zone else ''))}"
-        for operator, moment in bounds.items()
-        if moment is not None
-    ]
-    return f" WHERE {' AND '.join(conditions)}"
+    conditions = [f"{cursor} {operator} {bound}" for operator, bound in bounds.items() if bound is not None]
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -15,7 +15,7 @@ from shared.domain.contracts import Column, TableContract
 from shared.domain.counts import Count
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import EsclusaError, Refused
 
 if TYPE_CHECKING:
@@ -129,12 +129,15 @@ class Warehouse(Protocol):
         """
         ...
 
-    def read_rows(self, contract: TableContract, *, window: Window | None = None) -> "Iterator[pl.DataFrame]":
+    def read_rows(
+        self, contract: TableContract, *, window: Window | None = None, extent: Extent | None = None
+    ) -> "Iterator[pl.DataFrame]":
         """
         Return what analysts see in a table, from one snapshot and in blocks of bounded size.
 
         The columns are those of the contract that leave, in its order, typed as in the committed Parquet; if a
-        window is given, the rows are those whose cursor lies in it. A table that is not there has no rows.
+        window is given, or an extent of a cursor that counts, the rows are those whose cursor lies in it. A table that
+        is not there has no rows.
 
         Raises:
             Refused: if the table has not these columns, or holds values that do not fit their types.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +20,5 @@ class Proof:
     detail: str = ""
     #: What each side showed: counts and checksums, JSON values only.
     sides: Mapping[str, object] = field(default_factory=dict)
+    #: Which part of the window it is of; None: all of it.
+    extent: Extent | None = None

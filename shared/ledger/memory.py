@@ -34,8 +34,9 @@ from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
+from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, is_second_reading
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Extent, is_second_reading
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage, PendingMessage, QueueName
 
@@ -118,6 +119,7 @@ class _Tables:
         self.expectations: dict[tuple[str, str], Expectation] = {}
         self.alarms: dict[tuple[AlarmKind, str, datetime], Alarm] = {}
         self.proofs: list[Proof] = []
+        self.recounts: dict[str, Recount] = {}
         # As a sequence of the database, it does not go back with a transaction.
         self.message_ids = count(1)
 
@@ -525,13 +527,22 @@ class _MemoryTransaction:
     def latest_proofs(
         self, source: str | None = None, table: str | None = None, *, differing_only: bool = False
     ) -> list[Proof]:
-        latest: dict[tuple[str, str, datetime, datetime], Proof] = {}
+        latest: dict[tuple[str, str, datetime, datetime, Extent | None], Proof] = {}
         for proof in sorted(self._tables.proofs, key=lambda proof: proof.proved_at):
             if source in {None, proof.source} and table in {None, proof.table}:
                 start = proof.window.start or _LONG_AGO
-                latest[proof.source, proof.table, start, proof.window.end] = proof
-        found = [latest[window] for window in sorted(latest)]
+                latest[proof.source, proof.table, start, proof.window.end, proof.extent] = proof
+        found = [latest[part] for part in sorted(latest, key=lambda part: part[:4])]
         return [proof for proof in found if not (differing_only and proof.is_equal)]
+
+    def save_recounts(self, recounts: Sequence[Recount]) -> None:
+        for recount in recounts:
+            self._require_batch(recount.batch_id)
+            self._put(self._tables.recounts, recount.batch_id, recount)
+
+    def recounts(self, source: str, table: str) -> list[Recount]:
+        found = self._tables.recounts
+        return [found[batch.id] for batch in self.batches(source=source, table=table) if batch.id in found]
 
     # Scheduled parts.
 

@@ -58,6 +58,7 @@ from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
+from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import (
     BACKFILL_SLOT_PREFIX,
@@ -222,9 +223,7 @@ class _PostgresTransaction:
             slot=batch.slot,
             window_start=batch.window.start,
             window_end=batch.window.end,
-            extent_column=batch.extent and batch.extent.column,
-            extent_low=batch.extent and batch.extent.low,
-            extent_high=batch.extent and batch.extent.high,
+            **_extent_values(batch.extent),
             is_bulk=batch.is_bulk,
             bucket=batch.bucket,
             planned_at=batch.planned_at,
@@ -650,6 +649,7 @@ class _PostgresTransaction:
                 table_name=proof.table,
                 window_start=proof.window.start,
                 window_end=proof.window.end,
+                **_extent_values(proof.extent),
                 proved_at=proof.proved_at,
                 is_equal=proof.is_equal,
                 detail=proof.detail,
@@ -668,6 +668,8 @@ class _PostgresTransaction:
                 _proof.c.table_name,
                 _proof.c.window_start.nulls_first(),
                 _proof.c.window_end,
+                # Of the parts of one window: as they were proved.
+                _proof.c.id,
             )
         )
         if source is not None:
@@ -677,6 +679,27 @@ class _PostgresTransaction:
         if differing_only:
             query = query.where(_proof.c.is_equal.is_(False))
         return [_proof_of(row) for row in self._execute(query)]
+
+    def save_recounts(self, recounts: Sequence[Recount]) -> None:
+        if recounts:
+            counted = insert(_recount)
+            columns = {"counted_at": counted.excluded.counted_at, "row_count": counted.excluded.row_count}
+            self._execute(
+                counted.on_conflict_do_update(index_elements=[_recount.c.batch_id], set_=columns),
+                [
+                    {"batch_id": item.batch_id, "counted_at": item.counted_at, "row_count": item.row_count}
+                    for item in recounts
+                ],
+            )
+
+    def recounts(self, source: str, table: str) -> list[Recount]:
+        query = (
+            select(_recount)
+            .join(_batch, _batch.c.id == _recount.c.batch_id)
+            .where(_batch.c.source == source, _batch.c.table_name == table)
+            .order_by(_batch.c.planned_at, _batch.c.id)
+        )
+        return [Recount(row.batch_id, row.counted_at, row.row_count) for row in self._execute(query)]
 
     # Scheduled parts.
 
@@ -851,6 +874,7 @@ _source_guard = tables.source_guard
 _expectation = tables.expectation
 _alarm = tables.alarm
 _proof = tables.proof
+_recount = tables.recount
 _last_run = tables.last_run
 
 _CONTRACTS = select(
@@ -974,6 +998,8 @@ _HAS_NEWER_PROOF = exists().where(
     _newer_proof.c.table_name == _proof.c.table_name,
     _newer_proof.c.window_start.is_not_distinct_from(_proof.c.window_start),
     _newer_proof.c.window_end == _proof.c.window_end,
+    _newer_proof.c.extent_low.is_not_distinct_from(_proof.c.extent_low),
+    _newer_proof.c.extent_high.is_not_distinct_from(_proof.c.extent_high),
     sqlalchemy.tuple_(_newer_proof.c.proved_at, _newer_proof.c.id)
     > sqlalchemy.tuple_(_proof.c.proved_at, _proof.c.id),
 )
@@ -1049,6 +1075,14 @@ def _batch_of(row: Row) -> Batch:
         is_bulk=row.is_bulk,
         revision=row.revision,
     )
+
+
+def _extent_values(extent: Extent | None) -> dict[str, str | None]:
+    return {
+        "extent_column": extent.column if extent else None,
+        "extent_low": extent.low if extent else None,
+        "extent_high": extent.high if extent else None,
+    }
 
 
 def _extent_of(row: Row) -> Extent | None:
@@ -1182,6 +1216,7 @@ def _proof_of(row: Row) -> Proof:
         source=row.source,
         table=row.table_name,
         window=Window(row.window_start, row.window_end),
+        extent=_extent_of(row),
         proved_at=row.proved_at,
         is_equal=row.is_equal,
         detail=row.detail,

@@ -492,6 +492,9 @@ proof = Table(
     _name("table_name"),
     _moment("window_start", nullable=True),
     _moment("window_end"),
+    _text("extent_column", nullable=True, comment="Which part of the window; NULL: all of it."),
+    _text("extent_low", nullable=True),
+    _text("extent_high", nullable=True),
     _moment("proved_at"),
     Column("is_equal", Boolean, nullable=False),
     _detail("The first difference, without values."),
@@ -501,6 +504,22 @@ proof = Table(
     comment="What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.",
 )
 Index("proof_differing", proof.c.source, proof.c.table_name, postgresql_where=proof.c.is_equal.is_(False))
+
+recount = Table(
+    "recount",
+    metadata,
+    _name("batch_id"),
+    _moment("counted_at"),
+    Column(
+        "row_count",
+        BigInteger,
+        nullable=False,
+        comment="Rows at the source within what the batch reads, overlap included.",
+    ),
+    PrimaryKeyConstraint("batch_id", name="recount_key"),
+    _refers("recount", ["batch_id"], "batch", ["id"]),
+    comment="The last count of what each batch has read, taken after it was published.",
+)
 
 last_run = Table(
     "last_run",

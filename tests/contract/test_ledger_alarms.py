@@ -13,8 +13,9 @@ from shared.domain.batches import AttemptState, BatchState, Stage
 from shared.domain.progress import Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.quiet_hours import QuietHours
+from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard, SourceLimits
-from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Window, slot_of
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Extent, Window, slot_of
 from shared.ports import Ledger, LedgerTransaction, OutboxMessage, QueueName
 
 MINUTE = timedelta(minutes=1)
@@ -245,6 +246,39 @@ def test_a_window_differs_until_it_is_proved_equal(ledger: Ledger, window: Windo
     assert after == []
 
 
+def test_the_parts_of_one_window_are_proved_one_by_one(ledger: Ledger) -> None:
+    low = a_proof(extent=Extent("id", None, "9"), is_equal=False)
+    high = a_proof(extent=Extent("id", "9", "11"))
+    with ledger.transaction() as tx:
+        for proof in (low, high):
+            tx.insert_proof(proof)
+        first = tx.latest_proofs()
+        tx.insert_proof(replace(low, proved_at=NOON + MINUTE, is_equal=True))
+
+        assert first == [low, high]
+        assert tx.latest_proofs(differing_only=True) == []
+        assert len(tx.latest_proofs()) == 2
+
+
+# ---- recounts --------------------------------------------------------------------------------------------------
+
+
+def test_the_last_count_of_each_batch_counts(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        for slot in ("initial", "next"):
+            add_batch(tx, a_batch(slot))
+        first, second = (batch.id for batch in sorted(tx.batches(), key=lambda batch: batch.slot))
+        tx.save_recounts([])
+        tx.save_recounts([Recount(first, NOON, 2**40), Recount(second, NOON, 3)])
+        tx.save_recounts([Recount(first, NOON + MINUTE, 2)])
+
+        found = {recount.batch_id: recount for recount in tx.recounts("shop", "orders")}
+
+        assert found == {first: Recount(first, NOON + MINUTE, 2), second: Recount(second, NOON, 3)}
+        assert tx.recounts("shop", "customers") == []
+        assert tx.recounts("crm", "orders") == []
+
+
 # ---- places at a source ----------------------------------------------------------------------------------------
 
 
@@ -352,6 +386,7 @@ CHANGES: dict[str, Callable[[LedgerTransaction], object]] = {
     "an alarm": lambda tx: tx.save_alarm(replace(ALARM, detail="changed")),
     "a proof": lambda tx: tx.insert_proof(a_proof(is_equal=False, minutes=1)),
     "a guard": lambda tx: tx.save_source_guard(SourceGuard("shop", SourceLimits(9))),
+    "a recount": lambda tx: tx.save_recounts([Recount(tx.batches()[0].id, NOON, 9)]),
     "a run": lambda tx: tx.record_run("watcher"),
 }
 
@@ -360,6 +395,7 @@ CHANGES: dict[str, Callable[[LedgerTransaction], object]] = {
 def test_what_a_failed_transaction_changed_is_undone(ledger: Ledger, name: str) -> None:
     def everything(tx: LedgerTransaction) -> list[object]:
         facts = [tx.expectations(), tx.alarms(), tx.latest_proofs(), tx.source_guards()]
+        facts.append(tx.recounts("shop", "orders"))
         return [*facts, tx.last_run("watcher")]
 
     with ledger.transaction() as tx:
@@ -367,6 +403,8 @@ def test_what_a_failed_transaction_changed_is_undone(ledger: Ledger, name: str) 
         tx.save_alarm(ALARM)
         tx.insert_proof(a_proof())
         tx.source_guard("shop")
+        add_batch(tx, a_batch())
+        tx.save_recounts([Recount(a_batch().id, NOON, 3)])
         before = everything(tx)
 
     changed: list[object] = []

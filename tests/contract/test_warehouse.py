@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -26,7 +26,7 @@ from services.publisher.rows import read_blocks
 from services.publisher.warehouse import LoadResult
 from shared.domain.contracts import MaskKind, PublishMode
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import LostLease, Refused
 from shared.object_store.memory import MemoryObjectStore
 
@@ -462,6 +462,21 @@ def test_rows_are_read_back_by_a_half_open_window_on_the_cursor(published):
     assert read_back(published, MERGE, quarter) == [(1, "a", at(0)), (2, "b", last)]
     assert len(read_back(published, MERGE, Window(None, quarter.end))) == 2
     assert len(read_back(published, MERGE)) == 4
+
+
+def test_rows_are_read_back_by_days_and_by_numbers(published):
+    columns = [column("id", "int64"), column("day", "date")]
+    rows = [(number, date(2026, 1, number)) for number in (1, 2, 3)]
+    by_day = contract_of(*columns, cursor="day", table="days")
+    by_number = contract_of(*columns, cursor="id", table="numbers")
+    for contract in (by_day, by_number):
+        published.load(rows, contract)
+    second = Window(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC))
+
+    assert read_back(published, by_day, second) == [rows[1]]
+    for low, high, expected in (("2", "3", rows[1:2]), (None, "3", rows[:2]), ("2", None, rows[1:])):
+        (block,) = published.warehouse.read_rows(by_number, extent=Extent("id", low, high))
+        assert sorted(block.rows()) == expected
 
 
 def test_rows_are_read_back_as_analysts_see_them_in_the_columns_asked_for(published):

@@ -22,11 +22,19 @@ from services.publisher.memory import MemoryCatalog
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.publish import publish
 from shared import lifecycle, stage
+from shared.bulk import BulkRun, plan_backfill
 from shared.domain.batches import Batch, BatchState, Stage, batch_id
 from shared.domain.contracts import Column, Cursor, Publishing, PublishMode, TableContract
 from shared.domain.files import Area
 from shared.domain.retries import RetryPolicy
-from shared.domain.windows import INITIAL_SLOT, SNAPSHOT_SLOT_PREFIX, PlannedWindow, Window, slot_of
+from shared.domain.windows import (
+    INITIAL_SLOT,
+    SNAPSHOT_SLOT_PREFIX,
+    PlannedWindow,
+    Window,
+    counted_windows,
+    slot_of,
+)
 from shared.ledger.memory import MemoryLedger
 from shared.lifecycle import StageResult
 from shared.messages import CheckBatch
@@ -112,6 +120,37 @@ class Travelled:
             version = register_contract(tx, self.contract)
             lifecycle.plan(tx, version, planned=planned, bucket=BUCKET)
         return self._lead(batch_id(self.contract.source, self.contract.table, slot), until)
+
+    def move_parts(self, parts: Sequence[PlannedWindow], *, until: Stage = Stage.PUBLISH) -> list[Batch]:
+        """Lead the batches of windows that were cut into parts, one after the other."""
+        with self.ledger.transaction() as tx:
+            version = register_contract(tx, self.contract)
+            for part in parts:
+                lifecycle.plan(tx, version, planned=part, bucket=BUCKET)
+        ids = [batch_id(self.contract.source, self.contract.table, part.slot) for part in parts]
+        return [self._lead(id_, until) for id_ in ids]
+
+    def move_numbers(
+        self, window: Window, *, low: int | None, high: int, rows_per_part: int = 1_000
+    ) -> list[Batch]:
+        """Lead the batches of the numbers `[low, high)` of the cursor to the warehouse."""
+        assert self.contract.cursor is not None
+        return self.move_parts(
+            counted_windows(
+                self.contract.cursor.column, window, first=0, low=low, high=high, rows_per_part=rows_per_part
+            )
+        )
+
+    def plan_backfill(self, *windows: PlannedWindow) -> BulkRun:
+        """Plan to read spans again that are published."""
+        with self.ledger.transaction() as tx:
+            ends = [batch.window.end for batch in tx.batches()]
+            tx.set_watermark(self.contract.source, self.contract.table, max(ends))
+        return plan_backfill(self.contract, windows, ledger=self.ledger, bucket=BUCKET)
+
+    def lead(self, run: BulkRun) -> list[Batch]:
+        """Lead the batches of a backfill to the warehouse."""
+        return [self._lead(batch.id, Stage.PUBLISH) for batch in run.batches]
 
     def read_again(self, batch: Batch) -> Batch:
         """Read the window of a published batch again, for the rows that were rejected."""

@@ -11,13 +11,14 @@ from support.ledger_rows import NOON
 
 from reconciliation import sides
 from reconciliation.compare import Compared, compared_rows
+from reconciliation.positions import Bounds
 from reconciliation.settled import ELSEWHERE, OPEN, Timeline
 from reconciliation.shape import REDUCED, Shape
 from reconciliation.sides import Side, SourceRows
 from services.extractor.readers import Chunk
 from shared.domain.contracts import PublishMode
 from shared.domain.reasons import Reason
-from shared.domain.windows import Window
+from shared.domain.windows import Extent, Window
 from shared.errors import Refused, Unavailable
 from shared.secrets.memory import MemorySecrets
 
@@ -172,7 +173,7 @@ def test_a_table_without_a_native_target_is_not_asked_of_the_warehouse():
 # ---- a source that is written to while it is read ----------------------------------------------------------
 
 CONTRACT = make_contract([column("id", "int64"), column("updated_at", "timestamptz")], cursor=updated_at())
-BOUNDS = Window(None, NOON)
+BOUNDS = Bounds(window=Window(None, NOON))
 
 
 class RestlessReader:
@@ -187,7 +188,8 @@ class RestlessReader:
         return NOON + timedelta(minutes=1)
 
     @contextmanager
-    def open_snapshot(self, window: Window) -> Iterator["RestlessReader"]:
+    def open_snapshot(self, window: Window, *, extent: Extent | None) -> Iterator["RestlessReader"]:
+        assert extent is None
         self.windows.append(window)
         yield self
 

@@ -437,6 +437,9 @@ CREATE TABLE esclusa.proof (
     table_name text COLLATE "C" NOT NULL,
     window_start timestamptz,
     window_end timestamptz NOT NULL,
+    extent_column text,
+    extent_low text,
+    extent_high text,
     proved_at timestamptz NOT NULL,
     is_equal boolean NOT NULL,
     detail text NOT NULL,
@@ -448,8 +451,23 @@ CREATE INDEX proof_by_window
 CREATE INDEX proof_differing ON esclusa.proof (source, table_name) WHERE is_equal IS false;
 COMMENT ON TABLE esclusa.proof
     IS 'What each comparison of source, CSV, Parquet and warehouse found. Added to, never changed.';
+COMMENT ON COLUMN esclusa.proof.extent_column IS 'Which part of the window; NULL: all of it.';
 COMMENT ON COLUMN esclusa.proof.detail IS 'The first difference, without values.';
 COMMENT ON COLUMN esclusa.proof.sides IS 'Counts and checksums that each side showed.';
+""",
+    """
+CREATE TABLE esclusa.recount (
+    batch_id text COLLATE "C" NOT NULL,
+    counted_at timestamptz NOT NULL,
+    row_count bigint NOT NULL,
+    CONSTRAINT recount_key PRIMARY KEY (batch_id),
+    CONSTRAINT recount_batch_exists FOREIGN KEY (batch_id)
+        REFERENCES esclusa.batch (id)
+);
+COMMENT ON TABLE esclusa.recount
+    IS 'The last count of what each batch has read, taken after it was published.';
+COMMENT ON COLUMN esclusa.recount.row_count
+    IS 'Rows at the source within what the batch reads, overlap included.';
 """,
     """
 CREATE TABLE esclusa.last_run (
