@@ -163,6 +163,18 @@ _EXACT = {
     "bytea": ColumnKind.BINARY,
 }
 
+_BEYOND_OURS = "infinity, years BC and above 9999 become rejected rows; as `string` they arrive"
+_MAY_BE_DECIMAL = "may be declared as any decimal: what does not fit is rejected"
+_NOTES = {
+    "date": _BEYOND_OURS,
+    "timestamp without time zone": _BEYOND_OURS,
+    "timestamp with time zone": _BEYOND_OURS,
+    "numeric": _MAY_BE_DECIMAL,
+    "character": "with its trailing blanks",
+    "jsonb": "as the server writes it: it keeps neither blanks nor the order of keys",
+    "interval": "ISO 8601",
+}
+
 # As `format_type` writes them: the digits stand after the first word, as in `timestamp(3) with time zone`.
 _TYPE = re.compile(
     r"(?P<head>[a-z]+(?: [a-z]+)*?)(?:\((?P<first>\d+)(?:,(?P<second>-?\d+))?\))?(?P<tail>(?: [a-z]+)*)"
@@ -375,15 +387,17 @@ def fate_of(source_type: str) -> Fate:
     if plain == "numeric" and match["first"]:
         return _fate_of_numeric(precision=int(match["first"]), scale=int(match["second"] or 0))
     if plain in _EXACT:
-        return Fate(ColumnType(_EXACT[plain]), Carriage.EXACT)
-    return Fate(STRING, Carriage.TEXT)
+        return Fate(ColumnType(_EXACT[plain]), Carriage.EXACT, _NOTES.get(plain, ""))
+    return Fate(STRING, Carriage.TEXT, _NOTES.get(plain, ""))
 
 
 def _fate_of_numeric(*, precision: int, scale: int) -> Fate:
     # PostgreSQL 15 and later take scales below zero and above the precision; no Parquet decimal has those.
     if precision <= MAX_DECIMAL_PRECISION and 0 <= scale <= precision:
-        return Fate(ColumnType(ColumnKind.DECIMAL, precision, scale), Carriage.EXACT)
-    return Fate(STRING, Carriage.TEXT)
+        return Fate(
+            ColumnType(ColumnKind.DECIMAL, precision, scale), Carriage.EXACT, "NaN becomes a rejected row"
+        )
+    return Fate(STRING, Carriage.TEXT, _MAY_BE_DECIMAL)
 
 
 def can_carry(source_type: str, declared: ColumnType) -> bool:
