@@ -62,6 +62,10 @@ CURES = {
     Reason.SOURCE_ANSWER_INVALID: "See what the source answers (`detail`), have it mended, then replay.",
     Reason.SOURCE_LIMIT_EXCEEDED: "Raise the source's limits or shorten its windows (`max_window`); then replay.",
     Reason.CELL_NOT_CONVERTIBLE: "Correct the column's type in the source file, or the value at the source; replay.",
+    Reason.DELETE_BURST: (
+        "See whether the rows are rightly gone at the source. If they are, `esclusa quarantine replay BATCH --approve` "
+        "deletes them; else mend the source, then replay without."
+    ),
     Reason.NULL_KEY: "Give the row a key at the source, or choose key columns that are never NULL; then replay.",
     Reason.NULL_NOT_ALLOWED: "Allow NULL for the column in the source file, or mend the row; then replay.",
     Reason.TOO_MANY_REJECTS: (

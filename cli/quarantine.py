@@ -433,6 +433,12 @@ def replay(
     rejects: RejectsOption = False,
     limit: LimitOption = None,
     note: Annotated[str, typer.Option("--note", help="Why; kept in the batch's history.")] = "",
+    is_approved: Annotated[
+        bool,
+        typer.Option(
+            "--approve", help="Do what the table's limits hold back: delete that many rows at once."
+        ),
+    ] = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")
     ] = False,
@@ -448,6 +454,8 @@ def replay(
     extracted again. Of more than one, the number has to be typed.
 
     With --rejects another batch reads the window of a published one again. That is for tables that merge by key.
+
+    A key sweep that was held as delete_burst is held again unless --approve says that the rows are rightly gone.
     """
     from shared.catalog import read_sources
     from shared.outbox import send_pending
@@ -460,7 +468,7 @@ def replay(
     if len(chosen) > 1 and not is_dry_run and not is_confirmed:
         remark(f"{len(chosen)} batches will be replayed; --dry-run tells how")
         require_typed(str(len(chosen)), called="their number")
-    replays = Replays(fleet.ledger, catalog, note, is_trial=is_dry_run)
+    replays = Replays(fleet.ledger, catalog, note, is_trial=is_dry_run, is_approved=is_approved)
     run = replays.replay_rejects if rejects else replays.replay
     outcomes: list[Replayed] = []
     try:

@@ -58,6 +58,8 @@ class Replays:
     note: str = ""
     #: Everything is done and then undone.
     is_trial: bool = False
+    #: What the limits of the contract would hold back again is approved.
+    is_approved: bool = False
 
     def replay(self, batch_id: str) -> Replayed:
         """Send a held batch on its way again, under the newest contract of its table."""
@@ -66,7 +68,9 @@ class Replays:
             _require_held(batch, to="replayed")
             contract = self._contract(tx, batch)
             remark = _remark_on_snapshot(tx, batch, contract.contract)
-            moved = lifecycle.replay(tx, batch.id, contract=contract, detail=self.note)
+            moved = lifecycle.replay(
+                tx, batch.id, contract=contract, detail=self.note, is_approved=self.is_approved
+            )
         state = moved.state if moved else None
         if not self.is_trial:
             log.info("batch_replayed", batch_id=batch.id, state=state, contract_version=contract.version)

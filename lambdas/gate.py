@@ -87,7 +87,7 @@ def check_batch(area: Area, batch_id: str, *, ledger: Ledger, store: ObjectStore
         batch = tx.batch(batch_id)
         if batch is None or batch.state is not GATE_STATES[area][0]:
             return Verdict.NOTHING_TO_DO
-        contract = _contract_of(tx, batch)
+        contract = lifecycle.contract_of(tx, batch)
         files = lifecycle.files_to_check(tx, batch, area)
     for file in files:
         if file.status is FileStatus.ANNOUNCED:
@@ -102,7 +102,7 @@ def check_object(area: Area, location: Location, *, ledger: Ledger, store: Objec
     with ledger.transaction() as tx:
         file = tx.file(location)
         batch = _batch_of(tx, file, location)
-        contract = _contract_of(tx, batch) if batch else None
+        contract = lifecycle.contract_of(tx, batch) if batch else None
     if batch is None or contract is None:
         return _report_foreign(area, location, ledger=ledger, store=store)
     if file is None or file.status is not FileStatus.ANNOUNCED or not _stands_before(area, batch, file):
@@ -128,10 +128,6 @@ def _batch_of(tx: LedgerTransaction, file: DataFile | None, location: Location) 
         return None
     is_ours = 1 <= parsed.attempt <= batch.attempt_number(lifecycle.writer_of(parsed.area))
     return batch if is_ours else None
-
-
-def _contract_of(tx: LedgerTransaction, batch: Batch) -> TableContract:
-    return tx.contract(batch.source, batch.table, batch.contract_version).contract
 
 
 # ---- one file ----------------------------------------------------------------------------------------------

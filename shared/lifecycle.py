@@ -24,7 +24,7 @@ from shared.domain.batches import (
     Stage,
     batch_id,
 )
-from shared.domain.contracts import ContractVersion, MaskEvidence
+from shared.domain.contracts import ContractVersion, MaskEvidence, TableContract, keys_of
 from shared.domain.counts import broken_sum
 from shared.domain.files import (
     NEXT_AREA,
@@ -39,7 +39,7 @@ from shared.domain.files import (
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import PlannedWindow, rejects_slot, rejects_slot_number
+from shared.domain.windows import PlannedWindow, is_key_sweep, rejects_slot, rejects_slot_number
 from shared.errors import LostLease, Refused
 from shared.messages import clean_message, gate_message, set_aside_message, task_message
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
@@ -560,7 +560,20 @@ def record_deleted(tx: LedgerTransaction, location: Location) -> None:
 # ---- operators and sweeper -----------------------------------------------------------------------------------
 
 
-def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, detail: str) -> Batch | None:
+def contract_of(tx: LedgerTransaction, batch: Batch) -> TableContract:
+    """Return the contract under which a batch is read and carried: of a key sweep, that of the keys alone."""
+    contract = tx.contract(batch.source, batch.table, batch.contract_version).contract
+    return keys_of(contract) if is_key_sweep(batch.slot) else contract
+
+
+def replay(
+    tx: LedgerTransaction,
+    batch_id: str,
+    *,
+    contract: ContractVersion,
+    detail: str,
+    is_approved: bool = False,
+) -> Batch | None:
     """
     Send a held batch on its way again, with a new series of attempts; None if it is not held.
 
@@ -587,6 +600,7 @@ def replay(tx: LedgerTransaction, batch_id: str, *, contract: ContractVersion, d
         attempts_before_replay=dict(batch.attempts),
         counts=counts,
         detail=detail,
+        is_approved=batch.is_approved or is_approved,
     )
     return _move(tx, fresh, state, actor="operator", reason=Reason.REPLAYED)
 

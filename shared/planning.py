@@ -9,8 +9,8 @@ import structlog
 
 from shared import lifecycle
 from shared.contract_document import sha256_of
-from shared.domain.batches import STATES_AT_REST, BatchState
-from shared.domain.contracts import ContractVersion, CursorScale, TableContract
+from shared.domain.batches import FINAL_STATES, STATES_AT_REST, BatchState
+from shared.domain.contracts import ContractVersion, CursorScale, DeleteMode, TableContract
 from shared.domain.progress import CursorCount, Expectation
 from shared.domain.sources import SourceLimits
 from shared.domain.windows import (
@@ -19,6 +19,7 @@ from shared.domain.windows import (
     ONE_DAY,
     PlannedWindow,
     Window,
+    due_key_sweep,
     counted_windows,
     due_snapshot,
     due_windows,
@@ -220,9 +221,29 @@ def _plan_table(
         )
         if planned_until is not None:
             tx.set_watermark(contract.source, contract.table, planned_until)
+        if watermark is not None:
+            planned += _plan_key_sweep(tx, version, planned_until=planned_until or watermark, bucket=bucket)
     if planned:
         log.info("windows_planned", source=contract.source, table=contract.table, count=len(planned))
     return PlannedTable(contract.source, contract.table, version.version, planned)
+
+
+def _plan_key_sweep(
+    tx: LedgerTransaction, version: ContractVersion, *, planned_until: datetime, bucket: str
+) -> tuple[PlannedWindow, ...]:
+    """Plan the key sweep that is due, once nothing of the one before is on its way."""
+    contract = version.contract
+    if contract.deletes.mode is not DeleteMode.SWEEP:
+        return ()
+    last = tx.last_key_sweep(contract.source, contract.table)
+    if last is not None and last.state not in FINAL_STATES:
+        return ()
+    due = due_key_sweep(
+        last.window.end if last else None, planned_until=planned_until, every=contract.deletes.every
+    )
+    if due is None or not lifecycle.plan(tx, version, planned=due, bucket=bucket):
+        return ()
+    return (due,)
 
 
 def _first_load(contract: TableContract, *, time: SourceTime, scout: Scout) -> list[PlannedWindow]:

@@ -121,6 +121,10 @@ class LedgerTransaction(Protocol):
         """Set up to where a table is planned."""
         ...
 
+    def last_key_sweep(self, source: str, table: str) -> Batch | None:
+        """Return the key sweep of a table that was planned last."""
+        ...
+
     def cursor_count(self, source: str, table: str) -> CursorCount | None:
         """Return how far the counting cursor of a table was planned and seen; None before it was seen."""
         ...

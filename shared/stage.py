@@ -126,7 +126,7 @@ def _claim(
         batch = tx.batch(batch_id)
         if batch is None:
             raise LostLease(f"batch {batch_id} vanished from the ledger")
-        contract = tx.contract(batch.source, batch.table, batch.contract_version).contract
+        contract = lifecycle.contract_of(tx, batch)
         area = _AREA_READ_BY.get(stage)
         files = lifecycle.files_to_check(tx, batch, area) if area else []
         # The claim of an extract attempt holds the lock of the guard already.

@@ -14,8 +14,10 @@ from services.publisher.rows import read_blocks
 from services.publisher.warehouse import (
     LoadResult,
     NativeLoad,
+    PruneResult,
     QueryFailed,
     QueryResult,
+    refuse_burst,
     refuse_clear_values,
     refuse_empty_replace,
     target_of,
@@ -72,6 +74,7 @@ class MemoryWarehouse:
         self._read_rows = read_rows
         self._tables: dict[tuple[str, str], _Table] = {}
         self._markers: dict[str, Marker] = {}
+        self._prunes: dict[str, tuple[NativeLoad, PruneResult]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -108,6 +111,30 @@ class MemoryWarehouse:
             )
             self._tables[load.contract.source, load.contract.table] = _Table(*shown, rows)
             self._markers[load.batch_id] = Marker(load, result)
+            return result
+
+    def prune(self, load: NativeLoad) -> PruneResult:
+        """Delete the rows whose keys a key sweep does not have; see `Warehouse`."""
+        with self._lock:
+            before = self._prunes.get(load.batch_id)
+            if before is not None and before[0].attempt > load.attempt:
+                raise LostLease(f"batch {load.batch_id}: attempt {before[0].attempt} of publish has done it")
+            if before is not None and before[0].manifest_sha256 == load.manifest_sha256:
+                return replace(before[1], was_loaded_before=True)
+            table = self._tables.get((load.contract.source, load.contract.table))
+            deleted = 0
+            if table is not None:
+                keys = {_key_of(row, load.contract) for row in self._stage(load)}
+                rows = [
+                    row
+                    for row in table.rows
+                    if row.window_end > load.as_of or _key_of(row, load.contract) in keys
+                ]
+                deleted = len(table.rows) - len(rows)
+                refuse_burst(load, deleted=deleted, total=len(table.rows))
+                table.rows = rows
+            result = PruneResult(load.record_count, deleted)
+            self._prunes[load.batch_id] = load, result
             return result
 
     def row_count(self, source: str, table: str) -> int:

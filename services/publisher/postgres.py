@@ -19,8 +19,10 @@ from services.publisher.statements import TargetTable
 from services.publisher.warehouse import (
     LoadResult,
     NativeLoad,
+    PruneResult,
     QueryFailed,
     QueryResult,
+    refuse_burst,
     refuse_clear_values,
     refuse_empty_replace,
 )
@@ -81,12 +83,7 @@ class PostgresWarehouse:
     def load(self, load: NativeLoad) -> LoadResult:
         """Bring a batch into its table in one transaction; see `Warehouse`."""
         target = statements.target_table(load)
-        settings = _settings(
-            statement_timeout=self._load_timeout_seconds,
-            # Other batches of the table may load for as long.
-            lock_timeout=self._load_timeout_seconds,
-            idle_in_transaction_session_timeout=self._load_timeout_seconds,
-        )
+        settings = self._load_settings()
         with _translated(target.name), self._connect(self._load_timeout_seconds) as connection:
             _ensure_schemas(connection, load, target, settings)
             with _transaction(connection, settings) as cursor:
@@ -95,6 +92,22 @@ class PostgresWarehouse:
             "native_load_finished",
             table=target.name,
             is_superseded=result.is_superseded,
+            was_loaded_before=result.was_loaded_before,
+            **result.counts,
+        )
+        return result
+
+    def prune(self, load: NativeLoad) -> PruneResult:
+        """Delete the rows whose keys a key sweep does not have; see `Warehouse`."""
+        target = statements.target_table(load)
+        settings = self._load_settings()
+        with _translated(target.name), self._connect(self._load_timeout_seconds) as connection:
+            _ensure_schemas(connection, load, target, settings)
+            with _transaction(connection, settings) as cursor:
+                result = _prune(cursor, load, target, store=self._store)
+        log.info(
+            "native_prune_finished",
+            table=target.name,
             was_loaded_before=result.was_loaded_before,
             **result.counts,
         )
@@ -151,6 +164,14 @@ class PostgresWarehouse:
             connection.read_only = True
             with _transaction(connection, settings):
                 return _answer(connection, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
+
+    def _load_settings(self) -> dict[str, str]:
+        return _settings(
+            statement_timeout=self._load_timeout_seconds,
+            # Other batches of the table may load for as long.
+            lock_timeout=self._load_timeout_seconds,
+            idle_in_transaction_session_timeout=self._load_timeout_seconds,
+        )
 
     @contextmanager
     def _connect(self, statement_timeout_seconds: float) -> Generator[psycopg.Connection]:
@@ -213,7 +234,7 @@ def _find_load_before(cursor: _Cursor, load: NativeLoad) -> LoadResult | None:
     row = cursor.execute(statements.FIND_LOAD, [load.batch_id]).fetchone()
     if row is None:
         return None
-    attempt, manifest, staged, inserted, updated, unchanged = row
+    attempt, manifest, staged, inserted, updated, unchanged, _ = row
     if attempt > load.attempt:
         raise LostLease(
             f"batch {load.batch_id}: attempt {attempt} of publish has loaded it, this is attempt {load.attempt}"
@@ -328,6 +349,23 @@ def _replace(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> LoadResu
     )
 
 
+def _prune(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: ObjectStore) -> PruneResult:
+    _lock_table(cursor, target)
+    row = cursor.execute(statements.FIND_LOAD, [load.batch_id]).fetchone()
+    if (before := _find_load_before(cursor, load)) and before.was_loaded_before and row is not None:
+        return PruneResult(before.rows_staged, row[-1], was_loaded_before=True)
+    deleted = 0
+    if cursor.execute(statements.FIND_COLUMNS, _base_names(load)).fetchone() is not None:
+        _stage(cursor, load, target, store=store)
+        gone, total = _one(cursor, statements.count_gone(target), [load.as_of])
+        refuse_burst(load, deleted=gone, total=total)
+        cursor.execute(statements.delete_gone(target), [load.as_of])
+        deleted = cursor.rowcount
+        _prove(target, "deleted rows", expected=gone, found=deleted)
+    _save_marker(cursor, load, LoadResult(rows_staged=load.record_count), mode="prune", deleted=deleted)
+    return PruneResult(load.record_count, deleted)
+
+
 _MODES: Mapping[PublishMode, Callable[[_Cursor, NativeLoad, TargetTable], LoadResult]] = {
     PublishMode.APPEND: _append,
     PublishMode.MERGE: _merge,
@@ -335,14 +373,16 @@ _MODES: Mapping[PublishMode, Callable[[_Cursor, NativeLoad, TargetTable], LoadRe
 }
 
 
-def _save_marker(cursor: _Cursor, load: NativeLoad, result: LoadResult) -> None:
+def _save_marker(
+    cursor: _Cursor, load: NativeLoad, result: LoadResult, *, mode: str = "", deleted: int = 0
+) -> None:
     cursor.execute(
         statements.SAVE_LOAD,
         [
             load.batch_id,
             load.contract.source,
             load.contract.table,
-            load.contract.publishing.mode,
+            mode or load.contract.publishing.mode,
             load.slot,
             load.window.start,
             load.window.end,
@@ -353,6 +393,7 @@ def _save_marker(cursor: _Cursor, load: NativeLoad, result: LoadResult) -> None:
             result.rows_inserted,
             result.rows_updated,
             result.rows_unchanged,
+            deleted,
         ],
     )
 

@@ -5,9 +5,17 @@ import re
 import structlog
 
 from services.publisher.catalog import ExternalBatch, ExternalTable, LakeCatalog, external_table
-from services.publisher.warehouse import LoadResult, NativeLoad, Warehouse, refuse_empty_replace, target_of
+from services.publisher.warehouse import (
+    LoadResult,
+    NativeLoad,
+    PruneResult,
+    Warehouse,
+    refuse_empty_replace,
+    target_of,
+)
 from shared.domain.contracts import PublishMode, Target
 from shared.domain.files import Location
+from shared.domain.windows import is_key_sweep
 from shared.lifecycle import StageResult
 from shared.stage import Assignment
 
@@ -29,6 +37,9 @@ def publish(assignment: Assignment, *, warehouse: Warehouse, catalog: LakeCatalo
         Unavailable: if warehouse, catalog or store did not answer.
     """
     load = native_load(assignment)
+    if is_key_sweep(load.slot):
+        pruned = warehouse.prune(load)
+        return StageResult(counts=pruned.counts, manifest=_manifest(load, pruned))
     target = load.contract.publishing.target
     table = None if target is Target.NATIVE else external_table_of(assignment)
     loaded = None if target is Target.EXTERNAL else warehouse.load(load)
@@ -55,6 +66,7 @@ def native_load(assignment: Assignment) -> NativeLoad:
         contract_version=batch.contract_version,
         attempt=assignment.attempt.number,
         files=assignment.files,
+        is_approved=batch.is_approved,
     )
 
 
@@ -113,7 +125,7 @@ def _folder_of(load: NativeLoad) -> tuple[Location, str]:
     return folders.pop()
 
 
-def _manifest(load: NativeLoad, loaded: LoadResult | None) -> dict[str, object]:
+def _manifest(load: NativeLoad, loaded: LoadResult | PruneResult | None) -> dict[str, object]:
     """Return what was published, for the ledger."""
     return {
         "manifest_sha256": load.manifest_sha256,

@@ -61,7 +61,7 @@ def _last_assignment(tx: LedgerTransaction, batch_id: str) -> Assignment | None:
     attempt = tx.attempt(batch_id, Stage.PUBLISH, batch.attempt_number(Stage.PUBLISH))
     if attempt is None:
         return None
-    contract = tx.contract(batch.source, batch.table, batch.contract_version).contract
+    contract = lifecycle.contract_of(tx, batch)
     return Assignment(attempt, batch, contract, tuple(lifecycle.files_to_check(tx, batch, Area.FINAL)))
 
 

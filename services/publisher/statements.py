@@ -286,6 +286,7 @@ CREATE TABLE IF NOT EXISTS {LOADS} (
     rows_inserted bigint NOT NULL,
     rows_updated bigint NOT NULL,
     rows_unchanged bigint NOT NULL,
+    rows_deleted bigint NOT NULL,
     loaded_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """
@@ -295,7 +296,7 @@ INDEX_LOADS = f"CREATE INDEX IF NOT EXISTS loads_by_table ON {LOADS} (source, ta
 
 #: The marker of a batch.
 FIND_LOAD = f"""
-SELECT publish_attempt, manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged
+SELECT publish_attempt, manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_deleted
 FROM {LOADS} WHERE batch_id = $1
 """
 
@@ -309,13 +310,14 @@ FROM {LOADS} WHERE source = $1 AND table_name = $2
 SAVE_LOAD = f"""
 INSERT INTO {LOADS} (
     batch_id, source, table_name, mode, slot, window_start, window_end, contract_version, publish_attempt,
-    manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_deleted
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (batch_id) DO UPDATE SET
     mode = EXCLUDED.mode, contract_version = EXCLUDED.contract_version,
     publish_attempt = EXCLUDED.publish_attempt, manifest_sha256 = EXCLUDED.manifest_sha256,
     rows_staged = EXCLUDED.rows_staged, rows_inserted = EXCLUDED.rows_inserted,
-    rows_updated = EXCLUDED.rows_updated, rows_unchanged = EXCLUDED.rows_unchanged, loaded_at = EXCLUDED.loaded_at
+    rows_updated = EXCLUDED.rows_updated, rows_unchanged = EXCLUDED.rows_unchanged,
+    rows_deleted = EXCLUDED.rows_deleted, loaded_at = EXCLUDED.loaded_at
 """
 
 
@@ -455,6 +457,24 @@ def delete_batch(target: TargetTable) -> str:
 def delete_all(target: TargetTable) -> str:
     """Delete every row; readers see them until the transaction ends, which TRUNCATE would not grant."""
     return f"DELETE FROM {target.base}"
+
+
+def count_gone(target: TargetTable) -> str:
+    """Count the rows whose keys were not staged, and all rows."""
+    return f"SELECT count(*) FILTER (WHERE {_is_gone(target)}), count(*) FROM {target.base} AS b"
+
+
+def delete_gone(target: TargetTable) -> str:
+    """Delete the rows whose keys were not staged."""
+    return f"DELETE FROM {target.base} AS b WHERE {_is_gone(target)}"
+
+
+def _is_gone(target: TargetTable) -> str:
+    """Whether a row of the base table is as of the moment of the sweep or earlier, and its key was not staged."""
+    return (
+        f"b.{_WINDOW} <= $1::timestamp with time zone "
+        f"AND NOT EXISTS (SELECT FROM {STAGE} AS s WHERE {_same_key(target)})"
+    )
 
 
 def count_base(target: TargetTable) -> str:

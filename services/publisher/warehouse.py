@@ -37,6 +37,8 @@ class NativeLoad:
     attempt: int
     #: The committed Parquet files, all of them.
     files: tuple[DataFile, ...]
+    #: An operator approved what the limits of the contract would hold back.
+    is_approved: bool = False
 
     @property
     def record_count(self) -> int:
@@ -91,6 +93,22 @@ class LoadResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What taking rows out of a table came to."""
+
+    #: Keys that the source has.
+    keys_staged: int
+    rows_deleted: int
+    #: The same files were used before; nothing was changed, and the counts are those of that time.
+    was_loaded_before: bool = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The counts under their names in the ledger."""
+        return {Count.ROWS_STAGED: self.keys_staged, Count.ROWS_DELETED: self.rows_deleted}
+
+
+@dataclass(frozen=True, slots=True)
 class QueryResult:
     """The answer to a person's query."""
 
@@ -116,6 +134,21 @@ class Warehouse(Protocol):
                 target cannot hold the contract's names, types or key. Nothing was changed.
             LostLease: if a later attempt has loaded the batch. Nothing was changed.
             Unavailable: if warehouse or store did not answer. It may or may not be loaded; load again.
+        """
+        ...
+
+    def prune(self, load: NativeLoad) -> PruneResult:
+        """
+        Delete the rows whose keys a key sweep does not have, in one transaction with the marker.
+
+        Rows as of a later moment than the sweep stay: it says nothing of them. The contract of `load` has the columns
+        of the key alone. A table that is not there yet has nothing to delete.
+
+        Raises:
+            Refused: DELETE_BURST if these are more than the contract's limits allow and nobody approved them;
+                PROOF_FAILED if the keys do not arrive as the ledger counts them. Nothing was changed.
+            LostLease: if a later attempt has done it. Nothing was changed.
+            Unavailable: if warehouse or store did not answer. It may or may not be done; do it again.
         """
         ...
 
@@ -164,6 +197,23 @@ class QueryFailed(EsclusaError):
 RESERVED_PREFIX = "_esclusa_"
 #: Ends the schema of base tables. No source may be named so that its views fall into another's base schema.
 BASE_SUFFIX = "__base"
+
+
+def refuse_burst(load: NativeLoad, *, deleted: int, total: int) -> None:
+    """
+    Hold deletes back that are too many to be believed.
+
+    Raises:
+        Refused: if they are more than the contract's limits allow, and nobody approved them.
+    """
+    limits = load.contract.deletes
+    if not load.is_approved and limits.is_burst(deleted=deleted, total=total):
+        raise Refused(
+            Reason.DELETE_BURST,
+            f"{target_of(load)}: {deleted} of {total} rows have keys that the source does not have any more; expected at "
+            f"most {limits.max_rows} rows, or {limits.max_ratio:.0%} of them. If that is so, "
+            f"`esclusa quarantine replay {load.batch_id} --approve` deletes them",
+        )
 
 
 def refuse_empty_replace(load: NativeLoad) -> None:

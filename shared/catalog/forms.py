@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -408,10 +408,35 @@ class CursorForm(Form):
     )
 
 
-class DeletesForm(Form):
-    """A column that is set when its row is deleted."""
+class KeySweepForm(Form):
+    """From time to time all keys are read; rows of others are deleted in the warehouse."""
 
-    soft: Name
+    every: Annotated[
+        timedelta,
+        _duration(least=timedelta(seconds=1), most=timedelta(hours=720), said="from 1s to 720h"),
+        _DURATION_SCHEMA,
+    ] = Field(timedelta(hours=24), description="So often; 24h by default.")
+    max_rows: Annotated[int, Field(ge=0, le=1_000_000_000_000)] = Field(
+        1_000, description="More deletes than this and than max_ratio of the table are held for approval."
+    )
+    max_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        0.1, description="Of all rows: 0.1 is one in ten, and the default."
+    )
+
+
+class DeletesForm(Form):
+    """How rows that are deleted at the source are told: by a column that is set then, or by reading all keys."""
+
+    soft: Name | None = Field(None, description="The column that is set when its row is deleted.")
+    sweep: KeySweepForm | None = None
+
+    @model_validator(mode="after")
+    def _take_one(self) -> Self:
+        if (self.soft is None) == (self.sweep is None):
+            raise _mistake(
+                "{soft: column}, or {sweep: {every: 24h}}", found="both" if self.soft else "neither"
+            )
+        return self
 
 
 class PublishForm(Form):

@@ -37,6 +37,7 @@ from shared.domain.contracts import (
     Content,
     Normalization,
     PublishMode,
+    Target,
     Truncation,
 )
 from shared.domain.quiet_hours import leaves_time
@@ -440,10 +441,13 @@ def _check_publish(draft: TableDraft, document: Document) -> None:
 def _check_deletes(draft: TableDraft, document: Document) -> None:
     if draft.form.deletes is None:
         return
+    if draft.form.deletes.sweep:
+        _check_key_sweep(draft, document)
+        return
     at: FieldPath = (*draft.path, "deletes", "soft")
     if draft.sound("publish") and draft.form.publish.mode is PublishMode.APPEND:
         document.report(at, expected="merge or replace for a table with soft deletes", found="append")
-    column = _find_column(draft, draft.form.deletes.soft, at, document)
+    column = _find_column(draft, draft.form.deletes.soft or "", at, document)
     if column is None:
         return
     if not (column.mask and column.mask.word is MaskWord.KEEP):
@@ -453,6 +457,26 @@ def _check_deletes(draft: TableDraft, document: Document) -> None:
             at,
             expected="a column that says when: timestamptz, timestamp or date, NULL while the row lives",
             found=f"type {column.type}",
+        )
+
+
+def _check_key_sweep(draft: TableDraft, document: Document) -> None:
+    at: FieldPath = (*draft.path, "deletes", "sweep")
+    if isinstance(draft.form, RestTableForm):
+        document.report(
+            at, expected="a database: a server of records is not asked for all keys", found="rest"
+        )
+    if not draft.sound("publish"):
+        return
+    if draft.form.publish.mode is not PublishMode.MERGE:
+        document.report(
+            at, expected="it with publish.mode merge only", found=f"publish.mode {draft.form.publish.mode}"
+        )
+    if draft.form.publish.target is Target.EXTERNAL:
+        document.report(
+            at,
+            expected="a native table to delete rows in: publish.target native or both",
+            found="publish.target external",
         )
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from shared.catalog.forms import (
     AnySourceForm,
     ColumnForm,
+    DeletesForm,
     DatabaseTableForm,
     Form,
     LimitsForm,
@@ -56,7 +57,7 @@ def table_contract(
         cursor=_cursor(table),
         schedule=_schedule(table.schedule, source.schedule),
         publishing=Publishing(table.publish.mode, table.publish.target, table.publish.allow_empty),
-        deletes=Deletes(DeleteMode.SOFT, table.deletes.soft) if table.deletes else Deletes(),
+        deletes=_deletes(table.deletes),
         limits=_limits(table.quarantine, source.quarantine),
         key_is_unique=not isinstance(table, RestTableForm) and table.key_is_unique,
         options=_texts(table.options) if isinstance(table, RestTableForm) else {},
@@ -187,6 +188,17 @@ def _cursor(table: DatabaseTableForm | RestTableForm) -> Cursor | None:
     if isinstance(overlap, int):
         return Cursor(column, lag=lag, overlap=timedelta(0), overlap_count=overlap)
     return Cursor(column, lag=lag, overlap=overlap)
+
+
+def _deletes(form: DeletesForm | None) -> Deletes:
+    if form is None:
+        return Deletes()
+    if form.sweep:
+        sweep = form.sweep
+        return Deletes(
+            DeleteMode.SWEEP, every=sweep.every, max_rows=sweep.max_rows, max_ratio=sweep.max_ratio
+        )
+    return Deletes(DeleteMode.SOFT, form.soft or "")
 
 
 def _schedule(own: ScheduleForm, outer: ScheduleForm) -> Schedule:

@@ -172,6 +172,8 @@ class Batch:
     extent: Extent | None = None
     #: It waits behind the windows that are due now: a part of a first load, or of a backfill.
     is_bulk: bool = False
+    #: An operator approved what its limits would hold back.
+    is_approved: bool = False
     #: Counts up with every change; a change of a stale copy is refused.
     revision: int = 0
 

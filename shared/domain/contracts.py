@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -268,14 +268,25 @@ class DeleteMode(StrEnum):
     NONE = "none"
     #: A column says when the row was deleted; the analysts' view hides such rows.
     SOFT = "soft"
+    #: From time to time all keys of the source are read; rows of others are deleted in the warehouse.
+    SWEEP = "sweep"
 
 
 @dataclass(frozen=True, slots=True)
 class Deletes:
-    """How deletes arrive. `column` is set for `soft` only."""
+    """How deletes arrive. `column` is set for `soft` only, the others count for `sweep` only."""
 
     mode: DeleteMode = DeleteMode.NONE
     column: str = ""
+    #: So often the keys are read.
+    every: timedelta = timedelta(hours=24)
+    #: More deletes at once than both are held until somebody approves them.
+    max_rows: int = 1_000
+    max_ratio: float = 0.1
+
+    def is_burst(self, *, deleted: int, total: int) -> bool:
+        """Return whether so many deletes, of so many rows, are too many to be believed."""
+        return deleted > self.max_rows and deleted > self.max_ratio * total
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +394,21 @@ class TableContract:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+
+def keys_of(contract: TableContract) -> TableContract:
+    """
+    Return the contract under which a key sweep reads a table: all rows, and of each the key alone.
+
+    No row may be rejected: its key would be missing, and the row be taken for deleted. Nothing goes to the lake.
+    """
+    return replace(
+        contract,
+        columns=tuple(column for column in contract.columns if column.name in contract.key),
+        cursor=None,
+        publishing=Publishing(PublishMode.MERGE, Target.NATIVE),
+        limits=QuarantineLimits(max_rejected_rows=0, max_rejected_ratio=0),
+    )
 
 
 @dataclass(frozen=True, slots=True)

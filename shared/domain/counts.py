@@ -31,6 +31,8 @@ class Count(StrEnum):
     ROWS_UPDATED = "rows_updated"
     #: Rows whose target already held the same or a newer version.
     ROWS_UNCHANGED = "rows_unchanged"
+    #: Rows that a key sweep took out of the target table: their keys are gone at the source.
+    ROWS_DELETED = "rows_deleted"
     #: Columns of the source that left in no form: dropped, withheld or new.
     COLUMNS_WITHHELD = "columns_withheld"
     #: Columns that left masked.

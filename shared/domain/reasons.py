@@ -65,6 +65,8 @@ class Reason(StrEnum):
     PROOF_FAILED = "proof_failed"
     #: The target has a column of a type that the contract's type does not fit.
     TARGET_INCOMPATIBLE = "target_incompatible"
+    #: A key sweep would delete more rows at once than the table's limits allow.
+    DELETE_BURST = "delete_burst"
     #: A newer snapshot of the table is published already.
     NEWER_SNAPSHOT_PUBLISHED = "newer_snapshot_published"
 

@@ -23,6 +23,9 @@ BACKFILL_SLOT_PREFIX = "backfill "
 #: A transaction that is open holds the windows of its source back no longer.
 LONGEST_HELD_BACK = timedelta(hours=1)
 
+#: Sets the slots of batches apart that read all keys of a table, to find the rows that are gone.
+KEY_SWEEP_SLOT_PREFIX = "keys "
+
 #: What a moment tells apart, and a date: a window on dates is whole days long.
 MICROSECOND = timedelta(microseconds=1)
 ONE_DAY = timedelta(days=1)
@@ -162,7 +165,27 @@ def backfill_run(slot: str) -> str | None:
 
 def is_second_reading(slot: str) -> bool:
     """Return whether the batch of a slot reads what another one has read: it moves no table forward."""
-    return REJECTS_SLOT_INFIX in slot or slot.startswith(BACKFILL_SLOT_PREFIX)
+    return REJECTS_SLOT_INFIX in slot or slot.startswith(BACKFILL_SLOT_PREFIX) or is_key_sweep(slot)
+
+
+def is_key_sweep(slot: str) -> bool:
+    """Return whether the batch of a slot reads keys only, to find the rows that are gone."""
+    return slot.startswith(KEY_SWEEP_SLOT_PREFIX)
+
+
+def due_key_sweep(
+    last: datetime | None, *, planned_until: datetime, every: timedelta
+) -> PlannedWindow | None:
+    """
+    Return the key sweep that is due, if it is: of a table that is planned so far, and was swept so far last.
+
+    What it finds gone was there in the time before the window's end; rows that came later are left alone.
+    """
+    if last is not None and floor_to(planned_until, every) <= floor_to(last, every):
+        return None
+    return PlannedWindow(
+        KEY_SWEEP_SLOT_PREFIX + slot_of(planned_until), Window(None, planned_until), is_bulk=True
+    )
 
 
 def due_windows(

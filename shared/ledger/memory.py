@@ -36,7 +36,7 @@ from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
 from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard
-from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Extent, is_second_reading
+from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Extent, is_key_sweep, is_second_reading
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage, PendingMessage, QueueName
 
@@ -174,6 +174,10 @@ class _MemoryTransaction:
 
     def set_watermark(self, source: str, table: str, planned_until: datetime) -> None:
         self._put(self._tables.watermarks, (source, table), planned_until)
+
+    def last_key_sweep(self, source: str, table: str) -> Batch | None:
+        found = self.batches(source=source, table=table, bulk_only=True, newest_first=True)
+        return next((batch for batch in found if is_key_sweep(batch.slot)), None)
 
     def cursor_count(self, source: str, table: str) -> CursorCount | None:
         return self._tables.cursor_counts.get((source, table))

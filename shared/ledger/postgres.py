@@ -62,6 +62,7 @@ from shared.domain.recounts import Recount
 from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import (
     BACKFILL_SLOT_PREFIX,
+    KEY_SWEEP_SLOT_PREFIX,
     REJECTS_SLOT_INFIX,
     SNAPSHOT_SLOT_PREFIX,
     Extent,
@@ -191,6 +192,19 @@ class _PostgresTransaction:
                 set_={"planned_until": planned_until},
             )
         )
+
+    def last_key_sweep(self, source: str, table: str) -> Batch | None:
+        row = self._execute(
+            select(_batch)
+            .where(
+                _batch.c.source == source,
+                _batch.c.table_name == table,
+                _batch.c.slot.startswith(KEY_SWEEP_SLOT_PREFIX),
+            )
+            .order_by(_batch.c.planned_at.desc(), _batch.c.id.desc())
+            .limit(1)
+        ).first()
+        return _batch_of(row) if row else None
 
     def cursor_count(self, source: str, table: str) -> CursorCount | None:
         row = self._execute(
@@ -951,6 +965,7 @@ def _table_progress() -> Select[Any]:
             # As `is_second_reading` has it.
             ~_batch.c.slot.contains(REJECTS_SLOT_INFIX),
             ~_batch.c.slot.startswith(BACKFILL_SLOT_PREFIX),
+            ~_batch.c.slot.startswith(KEY_SWEEP_SLOT_PREFIX),
         )
         .group_by(_batch.c.source, _batch.c.table_name)
         .subquery()
@@ -1046,6 +1061,7 @@ def _changeable_columns(batch: Batch) -> dict[str, Any]:
         "woken_at": batch.woken_at,
         "wake_count": batch.wake_count,
         "not_before": batch.not_before,
+        "is_approved": batch.is_approved,
     }
 
 
@@ -1073,6 +1089,7 @@ def _batch_of(row: Row) -> Batch:
         not_before=row.not_before,
         extent=_extent_of(row),
         is_bulk=row.is_bulk,
+        is_approved=row.is_approved,
         revision=row.revision,
     )
 

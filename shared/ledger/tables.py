@@ -214,6 +214,12 @@ batch = Table(
     _integer("wake_count", comment="How many messages went out for this state."),
     _moment("not_before", nullable=True, comment="The next attempt begins no earlier."),
     Column(
+        "is_approved",
+        Boolean,
+        nullable=False,
+        comment="An operator approved what its limits would hold back.",
+    ),
+    Column(
         "revision",
         BigInteger,
         nullable=False,

@@ -24,7 +24,7 @@ from services.publisher.memory import MemoryWarehouse, rows_in
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.rows import read_blocks
 from services.publisher.warehouse import LoadResult
-from shared.domain.contracts import MaskKind, PublishMode
+from shared.domain.contracts import DeleteMode, Deletes, MaskKind, PublishMode, keys_of
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent, Window
 from shared.errors import LostLease, Refused
@@ -516,3 +516,96 @@ def together(*actions):
     """Run actions at once, one thread each, and return what they return."""
     with ThreadPoolExecutor(len(actions)) as threads:
         return [future.result(60) for future in [threads.submit(action) for action in actions]]
+
+
+# ---- rows that are gone at the source ----------------------------------------------------------------------
+
+
+CLARA = (3, "Clara", at(3))
+SWEPT = replace(MERGE, deletes=Deletes(DeleteMode.SWEEP, max_rows=2, max_ratio=0.5))
+
+
+def keys_present(published, *keys, quarter, attempt=1, is_approved=False, process_attempt=1):
+    """Return the key sweep that found these keys, as of the end of a quarter of an hour."""
+    load = published.batch(
+        [(key,) for key in keys],
+        keys_of(SWEPT),
+        quarter=quarter,
+        attempt=attempt,
+        process_attempt=process_attempt,
+    )
+    return replace(load, batch_id="b5wee9" + str(quarter), slot=f"keys {load.slot}", is_approved=is_approved)
+
+
+def test_rows_whose_keys_are_gone_are_deleted_and_the_others_stay(published):
+    published.load([ANNA, BERT, CLARA], SWEPT)
+
+    result = published.warehouse.prune(keys_present(published, ANNA[0], CLARA[0], quarter=2))
+
+    assert published.rows() == sorted([ANNA, CLARA], key=repr)
+    assert (result.keys_staged, result.rows_deleted) == (2, 1)
+
+
+def test_a_sweep_says_nothing_of_rows_that_came_later(published):
+    published.load([ANNA], SWEPT, quarter=1)
+    published.load([BERT], SWEPT, quarter=3)
+
+    result = published.warehouse.prune(keys_present(published, quarter=2))
+
+    assert published.rows() == [BERT]
+    assert result.rows_deleted == 1
+
+
+def test_a_sweep_repeated_deletes_nothing_more_and_tells_the_same_counts(published):
+    published.load([ANNA, BERT], SWEPT)
+    first = published.warehouse.prune(keys_present(published, ANNA[0], quarter=2))
+    # Rows of an earlier moment that come late are not the sweep's, which is done.
+    published.load([CLARA], SWEPT, quarter=0)
+
+    again = published.warehouse.prune(keys_present(published, ANNA[0], quarter=2, attempt=2))
+
+    assert published.rows() == sorted([ANNA, CLARA], key=repr)
+    assert (again.rows_deleted, again.was_loaded_before) == (first.rows_deleted, True)
+
+
+def test_a_burst_of_deletes_is_held_and_deletes_nothing_until_it_is_approved(published):
+    rows = [ANNA, BERT, CLARA]
+    published.load(rows, SWEPT)
+
+    with pytest.raises(Refused) as refused:
+        published.warehouse.prune(keys_present(published, quarter=2))
+
+    assert refused.value.reason is Reason.DELETE_BURST
+    assert "3 of 3 rows" in refused.value.detail
+    assert published.rows() == sorted(rows, key=repr)
+    published.warehouse.prune(keys_present(published, quarter=2, attempt=2, is_approved=True))
+    assert published.rows() == []
+
+
+def test_a_sweep_that_was_overtaken_changes_nothing(published):
+    published.load([ANNA, BERT], SWEPT)
+    published.warehouse.prune(keys_present(published, ANNA[0], BERT[0], quarter=2, attempt=2))
+
+    with pytest.raises(LostLease):
+        published.warehouse.prune(keys_present(published, ANNA[0], quarter=2, process_attempt=2))
+
+    assert published.rows() == sorted([ANNA, BERT], key=repr)
+
+
+def test_a_table_that_is_not_there_yet_has_nothing_to_delete(published):
+    result = published.warehouse.prune(keys_present(published, ANNA[0], quarter=2))
+
+    assert result.rows_deleted == 0
+    published.load([ANNA], SWEPT)
+    assert published.rows() == [ANNA]
+
+
+def test_keys_that_did_not_all_arrive_delete_nothing(published):
+    published.load([ANNA, BERT], SWEPT)
+    load = keys_present(published, ANNA[0], BERT[0], quarter=2)
+    short = replace(load, files=(replace(load.files[0], record_count=5), *load.files[1:]))
+
+    with pytest.raises(Refused):
+        published.warehouse.prune(short)
+
+    assert published.rows() == sorted([ANNA, BERT], key=repr)

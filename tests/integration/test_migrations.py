@@ -146,7 +146,7 @@ BATCH = """
     INSERT INTO esclusa.contract VALUES ('shop', 'orders', 1, 'c0', '{}');
     INSERT INTO esclusa.batch VALUES (
         'b1', 'shop', 'orders', 'initial', NULL, now(), NULL, NULL, NULL, false, 1, 'c0', 'bucket', 'planned', now(), now(),
-        0, 0, 0, 0, 0, 0, NULL, '{}', NULL, '', now(), 1, NULL, 0);
+        0, 0, 0, 0, 0, 0, NULL, '{}', NULL, '', now(), 1, NULL, false, 0);
     INSERT INTO esclusa.batch_event VALUES ('b1', 1, DEFAULT, NULL, 'planned', now(), 'planner', NULL, '');
     INSERT INTO esclusa.data_file VALUES (
         'bucket', 'tmp/x', 'tmp', 'csv', 'b1', 1, 0, 0, 0, 'e3', 'announced', NULL, '', now(), NULL, NULL);

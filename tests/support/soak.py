@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.processes import living_processes
 from local.shop import Written, change_something, insert_order
 from shared import lifecycle
-from shared.domain.batches import STAGE_STATES
+from shared.domain.batches import STAGE_STATES, STATES_AT_REST, BatchState
 from shared.errors import EsclusaError
 from shared.messages import clean_message, gate_message, task_message
 from shared.ports import QueueName
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 AWAY = (EsclusaError, psycopg.Error, ClientError, BotoCoreError, psutil.Error, OSError)
 
 WORKERS = ("extractor", "processor", "publisher")
+
+#: Nothing more is planned while so many batches are on their way.
+MOST_OPEN_BATCHES = 150
+OPEN_STATES = frozenset(BatchState) - STATES_AT_REST
 
 #: A row without the marker of its batch, or a snapshot that is not one: what no reader may ever see.
 PARTIAL_ROWS = """
@@ -121,6 +125,9 @@ class Soak:
     def _plan(self, dice: random.Random) -> None:
         while not self._stop.wait(dice.uniform(1.0, 4.0)):
             with suppress(*AWAY):
+                if len(self.fleet.batches(states=OPEN_STATES)) > MOST_OPEN_BATCHES:
+                    # What waits is then read in longer windows, as after any outage.
+                    continue
                 planned = sum(source.planned_count for source in self.fleet.enqueue())
                 self.done["batches planned"] += planned
 

@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.extraction import HMAC, MASK_KEY, REDACT, WINDOW, column, make_assignment, make_contract
@@ -187,3 +187,17 @@ def test_masking_leaves_no_thread_behind() -> None:
     deadline = time.monotonic() + 10
     while any(thread.name.startswith("masking") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("slot", ["keys 2026-01-01T12:00:00.000000Z", "slot"])
+def test_a_source_that_fell_behind_says_nothing_of_what_is_gone(slot: str) -> None:
+    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1, taken_at=WINDOW.end - timedelta(seconds=1))
+    assignment = make_assignment(CONTRACT)
+    sweep = replace(assignment, batch=replace(assignment.batch, slot=slot))
+    is_sweep = slot.startswith("keys")
+
+    with pytest.raises(Unavailable, match="expected its clock") if is_sweep else nullcontext():
+        extract(sweep, reader=source, store=MemoryObjectStore(), secrets=SECRETS)
+
+    # A snapshot replaces the table by what there is, and says so.
+    assert source.was_read is not is_sweep

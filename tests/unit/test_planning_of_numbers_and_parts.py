@@ -11,9 +11,22 @@ from hypothesis import strategies as st
 from support.ledger_rows import BUCKET, NOON, a_contract
 from support.scouts import ToldScout
 
-from shared.domain.batches import Batch
-from shared.domain.contracts import Column, ColumnKind, ColumnType, Cursor, Mask, MaskKind, TableContract
-from shared.domain.windows import Extent, PlannedWindow, Window, counted_windows
+from shared import lifecycle
+from shared.domain.batches import Batch, Stage, batch_id
+from shared.domain.contracts import (
+    Column,
+    ColumnKind,
+    ColumnType,
+    Cursor,
+    DeleteMode,
+    Deletes,
+    Mask,
+    MaskKind,
+    TableContract,
+    Target,
+)
+from shared.domain.retries import RetryPolicy
+from shared.domain.windows import Extent, PlannedWindow, Window, counted_windows, is_key_sweep
 from shared.ledger.memory import MemoryLedger
 from shared.planning import plan_source
 from shared.ports import QueueName
@@ -257,3 +270,56 @@ def test_numbers_wait_for_a_transaction_that_is_older_than_their_sighting(ledger
 
     assert held(ledger, COUNTING, NOON + QUARTER, since=NOON - LAG, numbers=(1, 20)) == []
     assert held(ledger, COUNTING, NOON + QUARTER, since=NOON, numbers=(1, 20)) == [Window(None, NOON)]
+
+
+# ---- rows that are gone ----------------------------------------------------------------------------------------
+
+SWEPT = replace(MOMENTS, deletes=Deletes(DeleteMode.SWEEP, every=timedelta(hours=1)))
+
+
+def test_keys_are_swept_as_often_as_said_up_to_where_the_table_is_planned(ledger: MemoryLedger) -> None:
+    first = planned(ledger, SWEPT, NOON + LAG)
+    second = planned(ledger, SWEPT, NOON + QUARTER + LAG)
+    third = planned(ledger, SWEPT, NOON + 2 * QUARTER + LAG)
+
+    assert [window.slot for window in first] == ["initial"]
+    assert second[1:] == [
+        PlannedWindow("keys 2026-11-22T12:15:00.000000Z", Window(None, NOON + QUARTER), is_bulk=True)
+    ]
+    assert len(third) == 1
+
+
+def test_a_sweep_on_its_way_is_not_followed_by_another_and_holds_no_table_back(ledger: MemoryLedger) -> None:
+    planned(ledger, SWEPT, NOON + LAG)
+    (_, sweep) = planned(ledger, SWEPT, NOON + QUARTER + LAG)
+
+    for hour in range(1, 4):
+        assert not [
+            w for w in planned(ledger, SWEPT, NOON + timedelta(hours=hour) + LAG) if is_key_sweep(w.slot)
+        ]
+
+    with ledger.transaction() as tx:
+        for batch in tx.batches():
+            if not is_key_sweep(batch.slot):
+                lifecycle.claim(tx, batch.id, Stage.EXTRACT, worker="w", lease=LAG, retry=RetryPolicy(0))
+                lifecycle.discard(tx, batch.id, detail="a test")
+        (progress,) = tx.table_progress()
+        assert progress.published_until == NOON + timedelta(hours=3)
+        found = tx.batch(batch_id("shop", "orders", sweep.slot))
+        assert found is not None
+        lifecycle.claim(tx, found.id, Stage.EXTRACT, worker="w", lease=LAG, retry=RetryPolicy(0))
+        lifecycle.discard(tx, found.id, detail="a test")
+    assert [w for w in planned(ledger, SWEPT, NOON + timedelta(hours=4) + LAG) if is_key_sweep(w.slot)]
+
+
+def test_a_sweep_is_read_under_a_contract_of_the_keys_alone(ledger: MemoryLedger) -> None:
+    planned(ledger, SWEPT, NOON + LAG)
+    planned(ledger, SWEPT, NOON + QUARTER + LAG)
+
+    with ledger.transaction() as tx:
+        contracts = {is_key_sweep(batch.slot): lifecycle.contract_of(tx, batch) for batch in tx.batches()}
+
+    assert [column.name for column in contracts[True].columns] == list(SWEPT.key)
+    assert (contracts[True].cursor, contracts[True].publishing.target) == (None, Target.NATIVE)
+    assert not contracts[True].limits.allow(rejected=1, total=10**9)
+    assert contracts[False] == SWEPT

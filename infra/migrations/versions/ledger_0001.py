@@ -23,7 +23,7 @@ _REASONS = """
     'table_missing', 'column_missing', 'type_changed', 'key_changed', 'schema_changed_during_read', 'null_cursor',
     'mask_key_missing', 'value_not_representable', 'source_answer_invalid', 'source_limit_exceeded',
     'cell_not_convertible', 'null_key', 'null_not_allowed', 'too_many_rejects', 'empty_replace',
-    'proof_failed', 'target_incompatible', 'newer_snapshot_published', 'attempt_failed',
+    'proof_failed', 'target_incompatible', 'delete_burst', 'newer_snapshot_published', 'attempt_failed',
     'lease_expired', 'attempts_exhausted', 'counts_do_not_add_up', 'replayed', 'discarded'
 """
 
@@ -159,6 +159,7 @@ CREATE TABLE esclusa.batch (
     woken_at timestamptz,
     wake_count integer NOT NULL,
     not_before timestamptz,
+    is_approved boolean NOT NULL,
     revision bigint NOT NULL,
     CONSTRAINT batch_key PRIMARY KEY (id),
     CONSTRAINT batch_slot_is_planned_once UNIQUE (source, table_name, slot),
@@ -207,6 +208,8 @@ COMMENT ON COLUMN esclusa.batch.woken_at
     IS 'When a message last went out for this state; NULL in `planned`: waits for a place at its source.';
 COMMENT ON COLUMN esclusa.batch.wake_count IS 'How many messages went out for this state.';
 COMMENT ON COLUMN esclusa.batch.not_before IS 'The next attempt begins no earlier.';
+COMMENT ON COLUMN esclusa.batch.is_approved
+    IS 'An operator approved what its limits would hold back.';
 COMMENT ON COLUMN esclusa.batch.revision
     IS 'Counts up with every change; who saves an older one is refused.';
 """,
