@@ -99,7 +99,10 @@ class SqlServerDialect:
         if word in _EXACT:
             return _exact(ColumnType(_EXACT[word]), _NOTES.get(word, ""))
         if word == "rowversion":
-            return _exact(ColumnType(ColumnKind.INT64), "its eight bytes as a number")
+            return _exact(
+                ColumnType(ColumnKind.INT64),
+                "its eight bytes as a number; as the cursor it needs an `overlap`, since an open transaction may show smaller ones later",
+            )
         if word == "datetime2":
             return _fate_of_datetime2(digits=int(first or 7))
         if word == "datetimeoffset":
