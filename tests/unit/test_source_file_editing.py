@@ -103,6 +103,11 @@ def test_a_column_is_taken_out_of_braces(name: str) -> None:
     assert content_of(edited) == expected
 
 
+def test_no_comma_is_left_behind_the_last_one() -> None:
+    assert remove_value("{a: x, b: y}\n", ("b",)) == "{a: x}\n"
+    assert remove_value("{a: x, b: y}\n", ("a",)) == "{b: y}\n"
+
+
 def test_many_values_are_set_at_once_wherever_they_stand() -> None:
     edited = set_values(
         ORDERS,
