@@ -52,14 +52,18 @@ class DriverTraits:
     fetches_rows: bool = False
     #: How it is told how many rows to hold.
     rows_ahead_keyword: str = ""
-    #: UTF-8 in narrow characters, whatever the locale of the process. Else texts are asked for in UTF-16.
+    #: Whether it gives arrow-odbc UTF-8 in narrow characters, whatever the locale of the process. Else texts are asked
+    #: for in UTF-16.
     is_utf8: bool = False
+    #: The same of pyodbc, which asks in another order. Measured under two locales: what is not told so here gives some
+    #: characters wrong in narrow form, and all of them right in UTF-16.
+    is_utf8_by_rows: bool = False
 
 
 #: By how the driver names its own library.
 _TRAITS: Mapping[str, DriverTraits] = MappingProxyType(
     {
-        # Wide characters would go through the locale: in a container without one, every text but ASCII is an error.
+        # arrow-odbc's wide characters would go through the locale: without one, every text but ASCII is an error.
         # Without UseDeclareFetch the driver holds the whole result; texts are announced to be no longer than
         # MaxLongVarcharSize.
         "psqlodbc": DriverTraits(
@@ -79,8 +83,8 @@ _TRAITS: Mapping[str, DriverTraits] = MappingProxyType(
             {"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARD_CURSOR": "1"}, is_utf8=True
         ),
         # Announces 255 characters for every text. Without StepAPI it holds the whole result.
-        "libsqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True, fetches_rows=True),
-        "sqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8=True, fetches_rows=True),
+        "libsqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8_by_rows=True, fetches_rows=True),
+        "sqlite3odbc": DriverTraits({"StepAPI": "1"}, is_utf8_by_rows=True, fetches_rows=True),
     }
 )
 _OTHER_TRAITS = DriverTraits()
@@ -153,9 +157,9 @@ class PyodbcConnection:
     def __init__(self, connection: pyodbc.Connection, *, traits: DriverTraits, errors: "_Errors") -> None:
         self._connection = connection
         self._errors = errors
-        if traits.is_utf8:
-            for kind in (pyodbc.SQL_CHAR, pyodbc.SQL_WCHAR):
-                connection.setdecoding(kind, encoding="utf-8", ctype=pyodbc.SQL_CHAR)
+        connection.setdecoding(pyodbc.SQL_CHAR, encoding="utf-8")
+        if traits.is_utf8_by_rows:
+            connection.setdecoding(pyodbc.SQL_WCHAR, encoding="utf-8", ctype=pyodbc.SQL_CHAR)
             connection.setencoding(encoding="utf-8", ctype=pyodbc.SQL_CHAR)
 
     def execute(self, sql: str) -> None:
