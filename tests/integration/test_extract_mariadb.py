@@ -13,6 +13,8 @@ from support.mariadb import MariaDbServer
 
 from services.extractor.dialects import Dialect
 from services.extractor.readers import ReadLimits, SourceColumn, SourceReader, conditions_of, open_reader
+from services.extractor.readers.sql import pages
+from services.extractor.readers.sql.odbc import ArrowConnection
 from services.extractor.readers.sql.records import RecordQuery
 from services.processor.decode import parse_records
 from shared.domain.contracts import TableContract
@@ -289,3 +291,51 @@ def test_a_login_without_any_right_is_told_so(source: Source) -> None:
 
     with pytest.raises(Exception, match=r"1044|table_missing"):
         rows_of(source, source.contract(column("id", "int32")))
+
+
+# ---- a driver that holds whole results ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(
+    mariadb_server: MariaDbServer, fresh_mariadb_database: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Source]:
+    """A database by a driver that holds whole results, and may hold few rows."""
+    server = MariaDbDatabase(mariadb_server, fresh_mariadb_database)
+    monkeypatch.setattr(pages, "MAX_HELD_OCTETS", 2_000)
+    monkeypatch.setattr(
+        ArrowConnection, "holds_results", property(lambda _: True, lambda _, __: None), raising=False
+    )
+    yield by_odbc(server)
+    server.leave()
+
+
+@pytest.mark.parametrize("declared", ["bigint", "int"])
+def test_a_result_that_is_too_large_to_hold_is_read_in_parts_of_its_key(held: Source, declared: str) -> None:
+    held.run(
+        f"CREATE TABLE customers (id {declared} NOT NULL, note varchar(20))",
+        "INSERT INTO customers SELECT CAST(seq * seq AS SIGNED) - 900, 'x' FROM seq_1_to_1000",
+        # Not unique: the parts must be whole all the same.
+        "INSERT INTO customers SELECT 5, 'same' FROM seq_1_to_10",
+    )
+    contract = held.contract(column("id", "int64"), column("note"))
+
+    with reader_on(held, contract) as reader, reader.open_snapshot(WINDOW) as snapshot:
+        held.run("INSERT INTO customers VALUES (7, 'later')")
+        text = b"".join(chunk.body for chunk in snapshot.read())
+
+    expected = sorted([f'{n * n - 900},"x"' for n in range(1, 1001)] + ['5,"same"'] * 10)
+    assert sorted(text.decode().splitlines()) == expected
+    assert snapshot.rows_read_count == 1010
+
+
+def test_a_result_that_nothing_cuts_is_refused_if_it_is_too_large_to_hold(held: Source) -> None:
+    held.run(
+        "CREATE TABLE customers (note text)",
+        "INSERT INTO customers SELECT REPEAT('x', 100) FROM seq_1_to_100",
+    )
+
+    refused = refusal(held, held.contract(column("note")))
+
+    assert refused.reason is Reason.SOURCE_LIMIT_EXCEEDED
+    assert "3.1.17" in refused.detail

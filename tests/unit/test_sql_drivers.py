@@ -136,6 +136,8 @@ def test_words_that_hold_a_secret_are_left_out() -> None:
 class Hanging:
     """A connection whose server hangs at the second batch."""
 
+    holds_results = False
+
     def __init__(self) -> None:
         self.freed = threading.Event()
         self.is_closed = False

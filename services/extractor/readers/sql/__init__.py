@@ -24,6 +24,7 @@ from services.extractor.readers import (
     fingerprint_of,
 )
 from services.extractor.readers.sql.driver import Driver, WatchedConnection
+from services.extractor.readers.sql.pages import statements_of
 from services.extractor.readers.sql.records import RecordQuery, chunks_of
 from shared.domain.contracts import CursorScale, SourceKind, TableContract
 from shared.domain.drift import Drift
@@ -386,11 +387,14 @@ class SqlSnapshot:
         self._query.require_cursor_values(self._connection)
         chunk_size = self._reader.chunk_size_in_bytes
         size = self._query.result_size(self.max_record_octets, chunk_size_in_bytes=chunk_size)
-        # Closed at once, whatever happens: a result that is not let go of holds the session and its locks.
-        with closing(self._connection.stream(self._query.statement(), size)) as batches:
-            for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
-                self._rows_read_count += chunk.record_count
-                yield chunk
+        for statement in statements_of(
+            self._connection, self._query, max_record_octets=self.max_record_octets
+        ):
+            # Closed at once, whatever happens: a result that is not let go of holds the session and its locks.
+            with closing(self._connection.stream(statement, size)) as batches:
+                for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
+                    self._rows_read_count += chunk.record_count
+                    yield chunk
 
     def unclassified_columns(self) -> Sequence[SourceColumn]:
         """Return the columns that the contract does not know."""

@@ -103,6 +103,9 @@ class AlchemyDriver:
 class SqlalchemyConnection:
     """A session through SQLAlchemy. See `Connection`."""
 
+    #: All drivers that were tried stream if SQLAlchemy asks them to.
+    holds_results = False
+
     def __init__(self, connection: AlchemyConnection, *, errors: "_Errors") -> None:
         self._connection = connection
         self._errors = errors

@@ -43,6 +43,11 @@ class ResultSize:
 class Connection(Protocol):
     """One session with a database. Every error of the driver's is one of ours."""
 
+    @property
+    def holds_results(self) -> bool:
+        """Whether the driver holds a whole result before it gives the first row."""
+        ...
+
     def execute(self, sql: str) -> None:
         """Run a statement that gives no rows."""
         ...
@@ -100,6 +105,11 @@ class WatchedConnection:
     def allow(self, seconds: float) -> None:
         """Set the deadline anew: so long from now, and a margin for the server to say itself that the time is up."""
         self._deadline = monotonic() + seconds + ANSWER_MARGIN_SECONDS
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether the driver holds a whole result before it gives the first row."""
+        return self._connection.holds_results
 
     def execute(self, sql: str) -> None:
         """Run a statement that gives no rows."""

@@ -50,6 +50,8 @@ class DriverTraits:
     keywords: Mapping[str, str] = field(default_factory=dict)
     #: It cannot give many rows at a time: it says of no text how long it is.
     fetches_rows: bool = False
+    #: It holds whole results in every version before this one, whatever it is told.
+    streams_from_version: tuple[int, ...] = ()
     #: How it is told how many rows to hold.
     rows_ahead_keyword: str = ""
     #: Whether it gives arrow-odbc UTF-8 in narrow characters, whatever the locale of the process. Else texts are asked
@@ -76,8 +78,12 @@ _TRAITS: Mapping[str, DriverTraits] = MappingProxyType(
             is_utf8=True,
             rows_ahead_keyword="Fetch",
         ),
-        # From 3.1.17 on the driver then streams; before, it holds the whole result whatever it is told.
-        "libmaodbc": DriverTraits({"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARDONLY": "1"}, is_utf8=True),
+        # Source: release notes of Connector/ODBC 3.1.17, "Result set streaming has been added".
+        "libmaodbc": DriverTraits(
+            {"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARDONLY": "1"},
+            streams_from_version=(3, 1, 17),
+            is_utf8=True,
+        ),
         # Of the Connector/ODBC of MySQL; after its documentation.
         "libmyodbc": DriverTraits(
             {"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARD_CURSOR": "1"}, is_utf8=True
@@ -111,6 +117,7 @@ class OdbcDriver:
         self._place = place
         self._fetches_rows = fetches_rows
         self._traits: DriverTraits | None = None
+        self._holds_results = False
 
     def connect(self, *, rows_ahead: int | None = None, is_autocommitting: bool = True) -> Connection:
         """Open a session; see `Driver`."""
@@ -123,6 +130,8 @@ class OdbcDriver:
                 _opened(text, self._connect_timeout_seconds) as probe,
             ):
                 self._traits = traits_of(str(probe.getinfo(pyodbc.SQL_DRIVER_NAME)))
+                version = version_of(str(probe.getinfo(pyodbc.SQL_DRIVER_VER)))
+                self._holds_results = version < self._traits.streams_from_version
         text = with_keywords(text, self._traits.keywords)
         if rows_ahead is not None and self._traits.rows_ahead_keyword:
             text = with_keywords(text, {self._traits.rows_ahead_keyword: str(rows_ahead)})
@@ -131,9 +140,13 @@ class OdbcDriver:
                 bulk = arrow_odbc.connect(
                     text, login_timeout_sec=self._connect_timeout_seconds, autocommit=is_autocommitting
                 )
-                return ArrowConnection(bulk, traits=self._traits, errors=errors)
+                return ArrowConnection(
+                    bulk, traits=self._traits, holds_results=self._holds_results, errors=errors
+                )
             plain = pyodbc.connect(text, timeout=self._connect_timeout_seconds, autocommit=is_autocommitting)
-            return PyodbcConnection(plain, traits=self._traits, errors=errors)
+            return PyodbcConnection(
+                plain, traits=self._traits, holds_results=self._holds_results, errors=errors
+            )
 
     @contextmanager
     def _mistakes_named(self) -> Iterator[None]:
@@ -154,7 +167,10 @@ class OdbcDriver:
 class PyodbcConnection:
     """A session through pyodbc. See `Connection`."""
 
-    def __init__(self, connection: pyodbc.Connection, *, traits: DriverTraits, errors: "_Errors") -> None:
+    def __init__(
+        self, connection: pyodbc.Connection, *, traits: DriverTraits, holds_results: bool, errors: "_Errors"
+    ) -> None:
+        self.holds_results = holds_results
         self._connection = connection
         self._errors = errors
         connection.setdecoding(pyodbc.SQL_CHAR, encoding="utf-8")
@@ -199,7 +215,15 @@ class PyodbcConnection:
 class ArrowConnection:
     """A session through arrow-odbc. See `Connection`."""
 
-    def __init__(self, connection: arrow_odbc.Connection, *, traits: DriverTraits, errors: "_Errors") -> None:
+    def __init__(
+        self,
+        connection: arrow_odbc.Connection,
+        *,
+        traits: DriverTraits,
+        holds_results: bool,
+        errors: "_Errors",
+    ) -> None:
+        self.holds_results = holds_results
         self._connection: arrow_odbc.Connection | None = connection
         self._errors = errors
         self._encoding = arrow_odbc.TextEncoding.AUTO if traits.is_utf8 else arrow_odbc.TextEncoding.UTF16
@@ -306,6 +330,16 @@ def traits_of(library: str) -> DriverTraits:
         if library.lower().startswith(beginning):
             return traits
     return _OTHER_TRAITS
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """
+    Return a driver's version, as `SQL_DRIVER_VER` has it, as numbers.
+
+    >>> version_of("03.01.0015")
+    (3, 1, 15)
+    """
+    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def with_keywords(connection_string: str, keywords: Mapping[str, str]) -> str:

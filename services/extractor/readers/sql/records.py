@@ -45,6 +45,9 @@ _PLAIN_KINDS = frozenset(
 )
 
 
+_WHOLE_NUMBERS = frozenset({ColumnKind.INT16, ColumnKind.INT32, ColumnKind.INT64})
+
+
 class RecordQuery:
     """What is asked of a table for one batch."""
 
@@ -148,6 +151,44 @@ class RecordQuery:
         rows = min(MAX_BATCH_OCTETS, chunk_size_in_bytes) // (max_text_octets * column_count)
         return ResultSize(column_count, max_text_octets, min(max(rows, 1), MAX_ROWS_PER_BATCH))
 
+    # ---- narrower ones ------------------------------------------------------------------------------------
+
+    def countable_key(self) -> str | None:
+        """Return the first column of the key if it is a whole number and never NULL."""
+        for name in self._contract.key[:1]:
+            column = self._by_name.get(name)
+            if column and not column.is_nullable and self._kind(name) in _WHOLE_NUMBERS:
+                return name
+        return None
+
+    def between(self, column: str, low: int, high: int) -> "RecordQuery":
+        """Return the query of those of its rows whose value of a column is in `[low, high)`."""
+        return RecordQuery(
+            self._contract,
+            dialect=self._dialect,
+            columns=list(self._by_name.values()),
+            conditions=[*self._conditions, Condition(column, ">=", low), Condition(column, "<", high)],
+            place=self.place,
+        )
+
+    def count_in(self, connection: WatchedConnection) -> int:
+        """Return how many rows there are."""
+        ((count,),) = connection.query(self.count())
+        return int(count or 0)
+
+    def bounds_in(self, connection: WatchedConnection, column: str) -> tuple[int, int]:
+        """Return the smallest and the largest whole number in a column; there must be a row."""
+        ((low, high),) = connection.query(self.bounds(column))
+        return int(low or 0), int(high or 0)
+
+    def total_octets_in(self, connection: WatchedConnection) -> int:
+        """Return how many bytes all records have together, if the server writes them; else all texts."""
+        record = self._record()
+        texts = [record] if record is not None else [field.text for field in self._fields()]
+        sizes = ", ".join(f"SUM({self._dialect.octets_of(text)})" for text in texts)
+        (row,) = connection.query(self._select(sizes))
+        return sum(int(size or 0) for size in row)
+
     # ---- its parts -----------------------------------------------------------------------------------------
 
     def _text_octets(self, fields: Sequence[CsvField], sizes: Sequence[int]) -> int:
@@ -187,8 +228,11 @@ class RecordQuery:
         return CsvField(
             quoted,
             self._dialect.text_of(quoted, source_type),
-            is_plain=self._dialect.fate_of(source_type).type.kind in _PLAIN_KINDS,
+            is_plain=self._kind(name) in _PLAIN_KINDS,
         )
+
+    def _kind(self, name: str) -> ColumnKind:
+        return self._dialect.fate_of(self._source_type(name)).type.kind
 
     def _names(self) -> list[str]:
         return [column.name for column in self._contract.read_columns]
