@@ -172,8 +172,8 @@ def crontab(
     Print the lines of a crontab that enqueue each source as often as its most frequent table is due.
 
     They run some minutes behind the full interval: as long as the tables' lag, so that a window is planned as
-    soon as it is closed. Further lines compare what was published: of the last two days each night, all of it
-    once a week.
+    soon as it is closed. Further lines count and compare what was published: of the last two days each night, all
+    of it once a week.
     """
     from shared.catalog import SourceFilesInvalid, read_sources
 
@@ -181,7 +181,8 @@ def crontab(
     if catalog.problems:
         raise SourceFilesInvalid(catalog.problems)
     lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
-    proofs = proof_lines([line.source for line in lines] if source else [None])
+    names = [line.source for line in lines] if source else [None]
+    recounts, proofs = nightly_lines("recount", _RECOUNTS, names), nightly_lines("prove", _PROOFS, names)
     if as_json:
         print_json(
             {
@@ -195,6 +196,7 @@ def crontab(
                     }
                     for line in lines
                 ],
+                "recounts": [{"schedule": schedule, "command": command} for schedule, command in recounts],
                 "proofs": [{"schedule": schedule, "command": command} for schedule, command in proofs],
             }
         )
@@ -206,7 +208,7 @@ def crontab(
         if line.remark:
             typer.echo(f"# {line.source}: {line.remark}")
         typer.echo(f"{line.schedule} {line.command}")
-    for schedule, command in proofs:
+    for schedule, command in [*recounts, *proofs]:
         typer.echo(f"{schedule} {command}")
 
 
@@ -229,19 +231,24 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
     )
 
 
-#: When published rows are compared: at night, on Sundays all that was ever published.
-_PROOFS: tuple[tuple[str, list[str]], ...] = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
+#: At night, on Sundays all that was ever published.
+NightlySpans = Sequence[tuple[str, list[str]]]
+
+#: When published windows are counted again: so long before they are compared that what is missing has come by then.
+_RECOUNTS: NightlySpans = (("17 2 * * 1-6", ["--last", "2d"]), ("17 2 * * 0", []))
+#: When published rows are compared.
+_PROOFS: NightlySpans = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
 
 
-def proof_lines(sources: Sequence[str | None]) -> list[tuple[str, str]]:
-    """Return the schedules and commands that compare what was published, of these sources; None: of all."""
+def nightly_lines(command: str, spans: NightlySpans, sources: Sequence[str | None]) -> list[tuple[str, str]]:
+    """Return the schedules and commands that look at what was published, of these sources; None: of all."""
     return [
         (
             schedule,
-            shlex.join([_this_program(), "prove", "--all", *(["--source", name] if name else []), *span]),
+            shlex.join([_this_program(), command, "--all", *(["--source", name] if name else []), *span]),
         )
         for name in sources
-        for schedule, span in _PROOFS
+        for schedule, span in spans
     ]
 
 

@@ -232,10 +232,12 @@ def _print_first_difference(finding: "TableFinding") -> None:
     found = finding.first_difference
     if found is None or found.difference is None:
         return
-    window = found.batch.window
+    window, extent = found.batch.window, found.batch.extent
     print_section(f"{finding.source}.{finding.table}: the first difference")
+    part = f", {extent.low or 'from the beginning'} to {extent.high}" if extent else ""
     typer.echo(
-        f"window {text_of(window.start) or 'from the beginning'} to {text_of(window.end)}, batch {found.batch.id}"
+        f"window {text_of(window.start) or 'from the beginning'} to {text_of(window.end)}{part}, "
+        f"batch {found.batch.id}"
     )
     typer.echo(text_of(found.difference.sentence))
     one, other = found.difference.sides
@@ -289,6 +291,7 @@ def _window_document(found: "WindowFinding") -> dict[str, object]:
         "batch_id": found.batch.id,
         "start": found.batch.window.start,
         "end": found.batch.window.end,
+        "extent": found.batch.extent and {"low": found.batch.extent.low, "high": found.batch.extent.high},
         "compared_until": found.until,
         "is_equal": found.is_equal,
         "sides": sides_document(found),

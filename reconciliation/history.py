@@ -9,7 +9,7 @@ from reconciliation.settled import SettledWindow, Timeline, settled_windows
 from reconciliation.shape import Shape, common_shape
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import CursorScale, TableContract, Target
-from shared.domain.windows import Window, is_second_reading
+from shared.domain.windows import Window, is_key_sweep, is_second_reading
 from shared.ports import Ledger
 
 #: States of batches whose rows are in the table, or will never be.
@@ -41,7 +41,8 @@ class History:
     published: tuple[Batch, ...]
     unpublished: tuple[Batch, ...]
     contracts: dict[int, TableContract]
-
+    #: The last published batch that read all keys, to find the rows that are gone.
+    key_sweep: Batch | None
     #: How the source is reached today.
     connection: Mapping[str, str]
 
@@ -103,7 +104,8 @@ class History:
 def read_history(source: str, table: str, *, ledger: Ledger) -> History:
     """Return the batches of a table and their contracts."""
     with ledger.transaction() as tx:
-        batches = tx.batches(source=source, table=table)
+        found = tx.batches(source=source, table=table)
+        batches = [batch for batch in found if not is_key_sweep(batch.slot)]
         published = [batch for batch in batches if batch.state is BatchState.PUBLISHED]
         contracts = {
             version: tx.contract(source, table, version).contract
@@ -114,6 +116,11 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
         published=tuple(sorted(published, key=lambda batch: (batch.as_of, batch.changed_at))),
         unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
         contracts=contracts,
+        key_sweep=max(
+            (batch for batch in found if is_key_sweep(batch.slot) and batch.state is BatchState.PUBLISHED),
+            key=lambda batch: batch.window.end,
+            default=None,
+        ),
         connection=latest.contract.origin.connection if latest else {},
     )
 

@@ -15,6 +15,7 @@ from reconciliation.findings import TableFinding, WindowFinding
 from reconciliation.history import EVERYTHING, Span
 from reconciliation.prove import prove_table
 from reconciliation.reading import Places
+from reconciliation.recount import TableRecount, recount_table
 from services.extractor.extract import extract
 from services.extractor.readers import open_reader
 from services.processor.process import process
@@ -115,18 +116,17 @@ class Travelled:
             slot = SNAPSHOT_SLOT_PREFIX + slot_of(end)
         else:
             slot = INITIAL_SLOT if start is None else slot_of(start)
-        planned = PlannedWindow(slot, Window(start, end))
-        with self.ledger.transaction() as tx:
-            version = register_contract(tx, self.contract)
-            lifecycle.plan(tx, version, planned=planned, bucket=BUCKET)
-        return self._lead(batch_id(self.contract.source, self.contract.table, slot), until)
+        (batch,) = self.move_parts([PlannedWindow(slot, Window(start, end))], until=until)
+        return batch
 
     def move_parts(self, parts: Sequence[PlannedWindow], *, until: Stage = Stage.PUBLISH) -> list[Batch]:
-        """Lead the batches of windows that were cut into parts, one after the other."""
+        """Lead the batches of windows, or of parts of them, one after the other."""
         with self.ledger.transaction() as tx:
             version = register_contract(tx, self.contract)
             for part in parts:
                 lifecycle.plan(tx, version, planned=part, bucket=BUCKET)
+            ends = [batch.window.end for batch in tx.batches()]
+            tx.set_watermark(self.contract.source, self.contract.table, max(ends))
         ids = [batch_id(self.contract.source, self.contract.table, part.slot) for part in parts]
         return [self._lead(id_, until) for id_ in ids]
 
@@ -143,9 +143,6 @@ class Travelled:
 
     def plan_backfill(self, *windows: PlannedWindow) -> BulkRun:
         """Plan to read spans again that are published."""
-        with self.ledger.transaction() as tx:
-            ends = [batch.window.end for batch in tx.batches()]
-            tx.set_watermark(self.contract.source, self.contract.table, max(ends))
         return plan_backfill(self.contract, windows, ledger=self.ledger, bucket=BUCKET)
 
     def lead(self, run: BulkRun) -> list[Batch]:
@@ -207,7 +204,7 @@ class Travelled:
     def _publish(self, assignment: Assignment) -> StageResult:
         return publish(assignment, warehouse=self.warehouse, catalog=self._catalog)
 
-    # ---- comparing -----------------------------------------------------------------------------------------
+    # ---- counting and comparing -----------------------------------------------------------------------------------------
 
     @property
     def places(self) -> Places:
@@ -215,6 +212,17 @@ class Travelled:
 
     def prove(self, span: Span = EVERYTHING) -> TableFinding:
         return prove_table(self.contract.source, self.contract.table, places=self.places, span=span)
+
+    def recount(self, span: Span = EVERYTHING, *, is_dry_run: bool = False) -> TableRecount:
+        return recount_table(
+            self.contract.source,
+            self.contract.table,
+            ledger=self.ledger,
+            secrets=self.secrets,
+            bucket=BUCKET,
+            span=span,
+            is_dry_run=is_dry_run,
+        )
 
     def first_difference(self) -> WindowFinding:
         found = self.prove().first_difference
