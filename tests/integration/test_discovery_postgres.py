@@ -8,8 +8,7 @@ from psycopg import sql
 
 from local.ports import find_free_port
 from local.shop import ShopSize, fill_shop
-from services.extractor.discovery.postgres import discover_postgres
-from services.extractor.types_postgres import (
+from services.extractor.dialects.postgresql import (
     DESCRIBE_COLUMNS,
     SESSION_SETTINGS,
     Carriage,
@@ -17,6 +16,7 @@ from services.extractor.types_postgres import (
     fate_of,
     select_expression,
 )
+from services.extractor.discovery.postgres import discover_postgres
 from shared.catalog import Catalog, SourceFilesInvalid, load_sources
 from shared.domain.contracts import ColumnType, MaskKind, PublishMode, TableContract
 from shared.errors import ConfigurationError, Unavailable

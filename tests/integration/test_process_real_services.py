@@ -12,7 +12,7 @@ from psycopg import sql
 from support.aws_endpoint import use_aws_endpoint
 from support.process_batches import EVERYTHING, Scene, column, rows_in, table
 
-from services.extractor.types_postgres import SESSION_SETTINGS, fate_of, select_expression
+from services.extractor.dialects.postgresql import SESSION_SETTINGS, fate_of, select_expression
 from services.processor.process import process
 from shared.csv_dialect import header_line
 from shared.domain.files import Area, Location

@@ -7,7 +7,7 @@ from support.carrying import carry
 from support.extraction import column, make_contract
 from support.type_values import POSTGRES_SETUP, POSTGRES_VALUES
 
-from services.extractor.types_postgres import DESCRIBE_COLUMNS, SESSION_SETTINGS, fate_of
+from services.extractor.dialects.postgresql import DESCRIBE_COLUMNS, SESSION_SETTINGS, fate_of
 
 #: Names that some layer could take for something else.
 NAMES = [

@@ -17,7 +17,13 @@ from psycopg.abc import PQGen
 from psycopg.generators import fetch_many
 from psycopg.waiting import Wait
 
-from services.extractor.dialects.postgresql import UNIQUE_KEYS, PostgresqlDialect
+from services.extractor.dialects.postgresql import (
+    DESCRIBE_COLUMNS,
+    SESSION_SETTINGS,
+    UNIQUE_KEYS,
+    PostgresqlDialect,
+    select_expression,
+)
 from services.extractor.drift import (
     compare,
     findings_of,
@@ -34,11 +40,6 @@ from services.extractor.readers import (
     SourceColumn,
     conditions_of,
     fingerprint_of,
-)
-from services.extractor.types_postgres import (
-    DESCRIBE_COLUMNS,
-    SESSION_SETTINGS,
-    select_expression,
 )
 from shared.answering import connect
 from shared.domain.contracts import CursorScale, TableContract
