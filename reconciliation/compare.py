@@ -3,8 +3,9 @@ Reduced rows of source, lake and warehouse → what each side holds of each wind
 
 Pure: frames in, frames out. What counts as the same depends on the publish mode.
 
-merge    The newest version of each key, without those that are deleted softly. A key whose newest version lies in no
-         settled window is left out on every side: its batch is on its way, or held, or to come.
+merge    The newest version of each key, without those that are deleted softly or were found gone by a key sweep. A key
+         whose newest version lies in no settled window is left out on every side: its batch is on its way, or held,
+         or to come. Of a table that is swept so is a key that the source has no more: the next sweep deletes it.
 append   Every row, as often as it is there. Of a table with a key, a row of the lake that has a newer version is
          not asked of the source, which has only the newest.
 replace  Every row of the newest snapshot.
@@ -32,12 +33,24 @@ TALLIED: dict[str, type[pl.DataType]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Swept:
+    """What the last key sweep said of the rows of a table that is swept."""
+
+    #: The keys that the source had, reduced as rows are; None before the first sweep.
+    keys: pl.DataFrame | None = None
+    #: Of these rows of the lake it tells: those of so many batches, the oldest. Later ones it did not see.
+    batch_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """The rows of the sides that count. `warehouse` is None for a table that has no native target."""
 
     source: pl.DataFrame
     lake: pl.DataFrame
     warehouse: pl.DataFrame | None
+    #: Keys that were left out, since the next key sweep deletes them.
+    gone_count: int = 0
 
     def rows_of(self, side: Side) -> pl.DataFrame | None:
         """Return the rows of a side."""
@@ -78,11 +91,12 @@ def compared_rows(
     *,
     mode: PublishMode,
     has_key: bool,
+    swept: Swept | None = None,
 ) -> Compared:
     """Return the rows that count, of all rows that were read. Columns beside the reduced ones stay."""
     match mode:
         case PublishMode.MERGE:
-            return _newest_versions(source, lake, warehouse)
+            return _newest_versions(source, lake, warehouse, swept=swept)
         case PublishMode.APPEND:
             return _every_row(source, lake, warehouse, has_key=has_key)
         case PublishMode.REPLACE:
@@ -90,15 +104,31 @@ def compared_rows(
             return Compared(_shown(newest), _shown(lake), warehouse)
 
 
-def _newest_versions(source: pl.DataFrame, lake: pl.DataFrame, warehouse: pl.DataFrame | None) -> Compared:
+def _newest_versions(
+    source: pl.DataFrame, lake: pl.DataFrame, warehouse: pl.DataFrame | None, *, swept: Swept | None
+) -> Compared:
     open_keys = source.filter(pl.col("window") == OPEN).select("key").unique()
 
     def settled(rows: pl.DataFrame) -> pl.DataFrame:
         return _shown(rows).join(open_keys, on="key", how="anti")
 
-    return Compared(
-        settled(_newest(source)), settled(_newest(lake)), None if warehouse is None else settled(warehouse)
-    )
+    in_lake, in_warehouse = settled(_newest(lake)), None if warehouse is None else settled(warehouse)
+    gone_count = 0
+    if swept is not None:
+        in_lake = _without_swept(in_lake, swept)
+        gone = in_lake.join(source, on="key", how="anti").select("key")
+        gone_count = gone.height
+        in_lake = in_lake.join(gone, on="key", how="anti")
+        in_warehouse = None if in_warehouse is None else in_warehouse.join(gone, on="key", how="anti")
+    return Compared(settled(_newest(source)), in_lake, in_warehouse, gone_count)
+
+
+def _without_swept(newest: pl.DataFrame, swept: Swept) -> pl.DataFrame:
+    """Leave out what a key sweep deleted: keys that the source had no more, if nothing brought them since."""
+    if swept.keys is None:
+        return newest
+    deleted = newest.filter(pl.col("order") < swept.batch_count).join(swept.keys, on="key", how="anti")
+    return newest.join(deleted, on="key", how="anti")
 
 
 def _every_row(

@@ -107,20 +107,19 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
         found = tx.batches(source=source, table=table)
         batches = [batch for batch in found if not is_key_sweep(batch.slot)]
         published = [batch for batch in batches if batch.state is BatchState.PUBLISHED]
+        sweeps = [
+            batch for batch in found if is_key_sweep(batch.slot) and batch.state is BatchState.PUBLISHED
+        ]
         contracts = {
             version: tx.contract(source, table, version).contract
-            for version in {batch.contract_version for batch in published}
+            for version in {batch.contract_version for batch in [*published, *sweeps]}
         }
         latest = tx.latest_contract(source, table)
     return History(
         published=tuple(sorted(published, key=lambda batch: (batch.as_of, batch.changed_at))),
         unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
         contracts=contracts,
-        key_sweep=max(
-            (batch for batch in found if is_key_sweep(batch.slot) and batch.state is BatchState.PUBLISHED),
-            key=lambda batch: batch.window.end,
-            default=None,
-        ),
+        key_sweep=max(sweeps, key=lambda batch: batch.window.end, default=None),
         connection=latest.contract.origin.connection if latest else {},
     )
 

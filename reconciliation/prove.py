@@ -22,6 +22,7 @@ from reconciliation.history import EVERYTHING, Group, History, Span, compared_gr
 from reconciliation.positions import value_at
 from reconciliation.reading import Places, Reading
 from reconciliation.settled import SettledWindow
+from reconciliation.shape import REDUCED
 from reconciliation.sides import Side
 from reconciliation.spill import Spill, partition_count_for
 from services.processor.checksum import Checksum
@@ -82,16 +83,21 @@ def prove_history(
         return replace(finding, remarks=("nothing of it is published",))
     settled = history.settled()
     asked = [window for window in settled if span.covers(window.batch.window)]
-    windows, remarks, moved_row_count = [], [], 0
+    windows, remarks, moved_row_count, gone_row_count = [], [], 0, 0
     for group in compared_groups(history, settled, asked=asked):
         if isinstance(group, str):
             remarks.append(group)
             continue
-        found, moved = compare_group(group, history=history, places=places, on_rows=on_rows)
-        windows += found
-        moved_row_count += moved
+        found = compare_group(group, history=history, places=places, on_rows=on_rows)
+        windows += found.windows
+        moved_row_count += found.moved_row_count
+        gone_row_count += found.gone_row_count
         if names := ", ".join(map(repr, group.shape.left_out)):
             remarks.append(f"columns that were not compared, since contracts differ in them: {names}")
+    if gone_row_count:
+        remarks.append(
+            f"{gone_row_count} rows are gone at the source and were left out: the next key sweep deletes them"
+        )
     place = {window.batch.id: number for number, window in enumerate(settled)}
     return replace(
         finding,
@@ -105,13 +111,14 @@ def prove_history(
 
 def _was_read_again_since(history: History, source: str, table: str, *, ledger: Ledger) -> bool:
     """
-    Whether windows were read again and published since the ledger was looked at.
+    Whether windows were read again and published, or rows swept away, since the ledger was looked at.
 
-    Their rows were on no side when the first was read, and on the others afterwards: what differs may be just that.
+    Such rows were not yet on the side that was read first, and were on the others: what differs may be just that.
     """
 
     def second_readings(seen: History) -> set[str]:
-        return {batch.id for batch in seen.published if is_second_reading(batch.slot)}
+        sweep = {seen.key_sweep.id} if seen.key_sweep else set()
+        return sweep | {batch.id for batch in seen.published if is_second_reading(batch.slot)}
 
     return second_readings(read_history(source, table, ledger=ledger)) != second_readings(history)
 
@@ -127,6 +134,8 @@ class FirstLook:
     #: The first rows that differ, see `compare.TALLIED`, and whether there are more.
     differences: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TALLIED))
     is_cut: bool = False
+    #: Keys that were left out, since the next key sweep deletes them.
+    gone_count: int = 0
 
     def add(self, compared: Compared) -> None:
         """Take in the rows of one partition."""
@@ -134,6 +143,7 @@ class FirstLook:
             known = self.tallies.setdefault(window, {})
             for side, checksum in sides.items():
                 known[side] = known.get(side, Checksum()) + checksum
+        self.gone_count += compared.gone_count
         found = pl.concat([self.differences, compared.differences()]).sort("window", "key", "row")
         self.is_cut |= found.height > MAX_ROWS_LOOKED_AT_AGAIN
         self.differences = found.head(MAX_ROWS_LOOKED_AT_AGAIN)
@@ -147,10 +157,21 @@ class FirstLook:
                     sides[side] -= Checksum(count, row * count)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFinding:
+    """What comparing the windows of a group came to."""
+
+    windows: list[WindowFinding]
+    #: Rows that moved meanwhile.
+    moved_row_count: int = 0
+    #: Rows that are gone at the source, and wait for the next key sweep.
+    gone_row_count: int = 0
+
+
 def compare_group(
     group: Group, *, history: History, places: Places, on_rows: Callable[[int], None]
-) -> tuple[list[WindowFinding], int]:
-    """Compare the windows of a group; return what was found, and how many rows moved meanwhile."""
+) -> GroupFinding:
+    """Compare the windows of a group."""
     reading = Reading(group, history=history, places=places, on_rows=on_rows)
     try:
         first = look_at_everything(reading)
@@ -159,10 +180,12 @@ def compare_group(
         side = reading.side
         log.warning("side_refused", side=side, reason=refusal.reason)
         until = [value_at(window.stretch.high, history.scale) for window in group.compared]
-        return [
-            _unreadable(window, until=end, side=side, refusal=refusal)
-            for window, end in zip(group.compared, until, strict=True)
-        ], 0
+        return GroupFinding(
+            [
+                _unreadable(window, until=end, side=side, refusal=refusal)
+                for window, end in zip(group.compared, until, strict=True)
+            ]
+        )
     still, moved_count = first.differences, 0
     if second is not None:
         place = ["window", "key"]
@@ -174,7 +197,7 @@ def compare_group(
         _finding(number, window, reading, first=first, second=second, still=still)
         for number, window in enumerate(group.compared)
     ]
-    return windows, moved_count
+    return GroupFinding(windows, moved_count, first.gone_count)
 
 
 def look_at_everything(reading: Reading) -> FirstLook:
@@ -190,8 +213,13 @@ def look_at_everything(reading: Reading) -> FirstLook:
                 for rows in reading.rows_of(side):
                     spill.add(rows)
             spills[side] = spill
-        for parts in zip(*(spill.partitions() for spill in spills.values()), strict=True):
-            look.add(reading.compared(dict(zip(spills, parts, strict=True))))
+        with Spill(Path(name) / "swept", partition_count=partition_count) as swept:
+            for keys in reading.swept_keys():
+                swept.add(keys)
+        for keys, *parts in zip(
+            swept.partitions(), *(spill.partitions() for spill in spills.values()), strict=True
+        ):
+            look.add(reading.compared(dict(zip(spills, parts, strict=True)), swept_keys=keys))
     return look
 
 
@@ -201,7 +229,12 @@ def look_again(reading: Reading, keys: pl.Series) -> Compared:
     for side in reading.sides:
         rows = [block.filter(pl.col("key").is_in(keys.implode())) for block in reading.rows_of(side)]
         kept[side] = pl.concat(rows) if rows else reading.no_rows()
-    return reading.compared(kept)
+    swept = [
+        block.select(*REDUCED).filter(pl.col("key").is_in(keys.implode())) for block in reading.swept_keys()
+    ]
+    return reading.compared(
+        kept, swept_keys=pl.concat(swept) if swept else reading.no_rows().select(*REDUCED)
+    )
 
 
 def _finding(

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from reconciliation.compare import Compared, compared_rows
+from reconciliation.compare import Compared, Swept, compared_rows
 from reconciliation.findings import LakeCount
 from reconciliation.history import Group, History
+from reconciliation.shape import Shape, has_alike
 from reconciliation.sides import Side, SourceRows, lake_rows, warehouse_rows
 from services.processor.checksum import Checksum, fingerprint
 from services.processor.decode import position_name
 from services.publisher.read_back import polars_type
 from services.publisher.warehouse import Warehouse
 from shared.domain.batches import Batch
+from shared.domain.contracts import DeleteMode, keys_of
 from shared.domain.files import Area, DataFile
 from shared.errors import Refused
 from shared.ports import Ledger, ObjectStore, SecretStore
@@ -54,7 +56,7 @@ class Reading:
             else [Side.LAKE, Side.SOURCE]
         )
 
-    def compared(self, rows: dict[Side, pl.DataFrame]) -> Compared:
+    def compared(self, rows: dict[Side, pl.DataFrame], *, swept_keys: pl.DataFrame) -> Compared:
         """Return the rows that count."""
         return compared_rows(
             rows[Side.SOURCE],
@@ -62,7 +64,51 @@ class Reading:
             rows.get(Side.WAREHOUSE),
             mode=self.group.contract.publishing.mode,
             has_key=bool(self.group.contract.key),
+            swept=self.swept(swept_keys),
         )
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether key sweeps delete rows of the table."""
+        return self.group.contract.deletes.mode is DeleteMode.SWEEP
+
+    def swept_keys(self) -> Iterator[pl.DataFrame]:
+        """
+        Read the keys of the last key sweep.
+
+        Raises:
+            Refused: if its files are not those that the ledger knows.
+            Unavailable: if the store does not answer.
+        """
+        self.side = Side.LAKE
+        sweep = self._usable_sweep
+        if sweep is None:
+            return
+        contract = keys_of(self.history.contracts[sweep.contract_version])
+        shape = Shape(keys_of(self.group.shape.contract))
+        for file in _committed_files(sweep, ledger=self.places.ledger):
+            for rows in lake_rows(file, contract=contract, store=self.places.store):
+                self._on_rows(rows.height)
+                yield shape.reduce(shape.select(rows, contract=contract), timeline=None, order=pl.lit(0))
+
+    def swept(self, keys: pl.DataFrame) -> Swept | None:
+        """Return what the last key sweep said, given its keys; None for a table that is not swept."""
+        if not self.is_swept:
+            return None
+        sweep = self._usable_sweep
+        if sweep is None:
+            return Swept()
+        return Swept(keys, sum(batch.as_of <= sweep.as_of for batch in self.group.batches))
+
+    @property
+    def _usable_sweep(self) -> Batch | None:
+        """The last key sweep, unless its keys are of another type, or masked otherwise, than those compared."""
+        sweep, shape = self.history.key_sweep, self.group.shape
+        if sweep is None or not self.is_swept:
+            return None
+        swept = self.history.contracts[sweep.contract_version]
+        key = [shape.contract.column(name) for name in shape.contract.key]
+        return sweep if all(has_alike(swept, column) for column in key) else None
 
     def rows_of(self, side: Side) -> Iterator[pl.DataFrame]:
         """Read a side."""

@@ -103,13 +103,15 @@ def common_shape(contract: TableContract, others: Sequence[TableContract]) -> Sh
             ("publish mode", contract.publishing.mode, other.publishing.mode),
             ("key", contract.key, other.key),
             ("cursor", _cursor_column(contract), _cursor_column(other)),
-            ("deletes", contract.deletes, other.deletes),
+            ("column of deletes", contract.deletes.column, other.deletes.column),
         ):
             if one != another:
                 return (
                     f"the contracts of its batches differ in their {what}: a row has no one meaning in them"
                 )
-    alike = [column for column in contract.output_columns if all(_has(other, column) for other in others)]
+    alike = [
+        column for column in contract.output_columns if all(has_alike(other, column) for other in others)
+    ]
     names = {column.name for column in alike}
     needed = {*contract.key, _cursor_column(contract), contract.deletes.column} - {"", None}
     if missing := sorted(str(name) for name in needed if name not in names):
@@ -118,7 +120,7 @@ def common_shape(contract: TableContract, others: Sequence[TableContract]) -> Sh
     return Shape(replace(contract, columns=tuple(alike)), left_out)
 
 
-def _has(other: TableContract, column: Column) -> bool:
+def has_alike(other: TableContract, column: Column) -> bool:
     """Whether values of a column are the same under another contract."""
     return any(
         found.name == column.name

@@ -10,9 +10,10 @@ from support.reconciled import Travelled, hour, orders
 from reconciliation import prove
 from reconciliation.findings import Difference, Measure, TableFinding
 from reconciliation.history import Span
+from reconciliation.recount import Answer
 from reconciliation.sides import Side
 from shared.domain.batches import Stage
-from shared.domain.contracts import Cursor, PublishMode, TableContract
+from shared.domain.contracts import Cursor, DeleteMode, Deletes, PublishMode, TableContract
 from shared.domain.counts import Count
 from shared.domain.files import Area
 from shared.domain.windows import PlannedWindow, Window, counted_windows, slot_of
@@ -326,3 +327,97 @@ def test_a_backfill_that_is_published_while_the_sides_are_read_is_no_difference(
     assert led
     assert found.is_equal
     assert Stage.PUBLISH in led[0].attempts
+
+
+# ---- key sweeps --------------------------------------------------------------------------------------------
+
+
+def swept(dsn: str) -> Travelled:
+    """Four orders in two windows of a table that is swept."""
+    shop = three_hours(dsn)
+    shop.contract = replace(shop.contract, deletes=Deletes(DeleteMode.SWEEP))
+    shop.move(None, hour(1))
+    shop.move(hour(1), hour(3))
+    return shop
+
+
+def test_rows_that_a_key_sweep_deleted_are_on_no_side(fresh_database):
+    shop = swept(fresh_database)
+    shop.execute("DELETE FROM public.orders WHERE id IN (1, 3)")
+    shop.sweep_keys(hour(4))
+
+    found = shop.prove()
+
+    assert found.is_equal
+    assert found.remarks == ()
+    assert [window.sides[Side.WAREHOUSE].row_count for window in found.windows] == [1, 1]
+    assert [window.sides[Side.LAKE].row_count for window in found.windows] == [1, 1]
+
+
+def test_rows_that_the_next_key_sweep_will_delete_are_left_out_and_counted(fresh_database):
+    shop = swept(fresh_database)
+    shop.execute("DELETE FROM public.orders WHERE id = 1")
+
+    before = shop.prove()
+    shop.sweep_keys(hour(4), until=Stage.EXTRACT)
+    on_its_way = shop.prove()
+
+    for found in (before, on_its_way):
+        assert found.is_equal
+        assert "1 rows are gone at the source" in found.remarks[0]
+        assert [window.sides[Side.LAKE].row_count for window in found.windows] == [1, 2]
+
+
+def test_a_row_that_a_key_sweep_should_have_deleted_is_told(fresh_database):
+    shop = swept(fresh_database)
+    shop.execute("CREATE TABLE kept AS SELECT * FROM shop__base.orders WHERE id = 1")
+    shop.execute("DELETE FROM public.orders WHERE id = 1")
+    shop.sweep_keys(hour(4))
+    shop.execute("INSERT INTO shop__base.orders SELECT * FROM kept")
+
+    number, difference = first_difference(shop.prove())
+
+    assert number == 0
+    assert difference.sides == (Side.LAKE, Side.WAREHOUSE)
+    assert difference.rows[0].counts == {Side.LAKE: 0, Side.WAREHOUSE: 1}
+
+
+def test_a_row_that_came_after_a_key_sweep_is_asked_of_every_side(fresh_database):
+    shop = swept(fresh_database)
+    shop.execute("DELETE FROM public.orders WHERE id = 1")
+    shop.sweep_keys(hour(3))
+    shop.insert((1, "Anna again", "1", hour(3.5)), (5, "new", "1", hour(3.5)))
+    shop.move(hour(3), hour(4))
+    equal = shop.prove()
+    shop.execute("DELETE FROM shop__base.orders WHERE id = 5")
+
+    number, difference = first_difference(shop.prove())
+
+    assert equal.is_equal
+    assert [window.sides[Side.LAKE].row_count for window in equal.windows] == [1, 2, 2]
+    assert number == 2
+    assert difference.rows[0].key == {"id": "5"}
+
+
+def test_windows_of_before_the_table_was_swept_are_compared(fresh_database):
+    shop = three_hours(fresh_database)
+    shop.move(None, hour(1))
+    shop.contract = replace(shop.contract, deletes=Deletes(DeleteMode.SWEEP))
+    shop.move(hour(1), hour(3))
+    shop.execute("DELETE FROM public.orders WHERE id = 1")
+    shop.sweep_keys(hour(3))
+
+    found = shop.prove()
+
+    assert found.is_equal
+    assert [window.sides[Side.WAREHOUSE].row_count for window in found.windows] == [1, 2]
+
+
+def test_a_key_sweep_is_no_window_to_be_counted_again(fresh_database):
+    shop = swept(fresh_database)
+    shop.sweep_keys(hour(4), until=Stage.EXTRACT)
+    shop.insert((9, "late", "1", hour(0.1)))
+
+    found = shop.recount()
+
+    assert [count.answer for count in found.windows] == [Answer.PLANNED, None]

@@ -30,6 +30,7 @@ from shared.domain.files import Area
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import (
     INITIAL_SLOT,
+    KEY_SWEEP_SLOT_PREFIX,
     SNAPSHOT_SLOT_PREFIX,
     PlannedWindow,
     Window,
@@ -148,6 +149,12 @@ class Travelled:
     def lead(self, run: BulkRun) -> list[Batch]:
         """Lead the batches of a backfill to the warehouse."""
         return [self._lead(batch.id, Stage.PUBLISH) for batch in run.batches]
+
+    def sweep_keys(self, end: datetime, *, until: Stage = Stage.PUBLISH) -> Batch:
+        """Read all keys, and delete the rows of others that were there before."""
+        slot = KEY_SWEEP_SLOT_PREFIX + slot_of(end)
+        (batch,) = self.move_parts([PlannedWindow(slot, Window(None, end), is_bulk=True)], until=until)
+        return batch
 
     def read_again(self, batch: Batch) -> Batch:
         """Read the window of a published batch again, for the rows that were rejected."""

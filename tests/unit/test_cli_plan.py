@@ -117,6 +117,27 @@ def test_a_crontab_of_files_with_mistakes_is_refused(sources: Path) -> None:
     assert ended.output == ""
 
 
+def test_what_was_published_is_counted_each_night_and_compared_an_hour_later(sources: Path) -> None:
+    declare(sources)
+    shell = Shell()
+
+    document = shell.run("crontab", "--sources", str(sources), "--json").document
+    lines = shell.run("crontab", "--sources", str(sources), "--source", "shop").output.splitlines()
+
+    counted, compared = (
+        [(line["schedule"], line["command"].partition(" ")[2]) for line in document[name]]
+        for name in ("recounts", "proofs")
+    )
+    assert counted == [("17 2 * * 1-6", "recount --all --last 2d"), ("17 2 * * 0", "recount --all")]
+    assert compared == [("17 3 * * 1-6", "prove --all --from 2d"), ("17 3 * * 0", "prove --all")]
+    assert [line.rpartition("esclusa ")[2] for line in lines[-4:]] == [
+        "recount --all --source shop --last 2d",
+        "recount --all --source shop",
+        "prove --all --source shop --from 2d",
+        "prove --all --source shop",
+    ]
+
+
 # ---- enqueue -----------------------------------------------------------------------------------------------
 
 
