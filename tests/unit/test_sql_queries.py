@@ -22,7 +22,7 @@ WORDS = {
 @pytest.mark.parametrize("name", DialectName)
 def test_each_expression_has_a_short_name(name: DialectName) -> None:
     """As its own name, drivers cut a long one: SQLite's in the middle of a character, one time in six."""
-    contract = make_contract([column("é" * 60), column("b")], relation=("s", "t"))
+    contract = make_contract([column("é" * 30), column("b")], relation=("s", "t"))
     query = RecordQuery(
         contract,
         dialect=dialect_of(name),
