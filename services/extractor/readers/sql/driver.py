@@ -166,7 +166,7 @@ _SPEAKING_STATES = re.compile(
     r"08...|25...|28...|3D...|3F...|40...|53...|55...|57...|70100|HYT0[01]|IM...|42S02|42S22|42501|42P01|42703"
 )
 _MISSING_STATES = frozenset({"42S02", "42501", "42P01"})
-_DATA_STATES = re.compile(r"22...|HYC00|HY090")
+_DATA_STATES = re.compile(r"22...")
 
 #: "No such table" and "not allowed" in the numbers of products that have no SQLSTATE of their own for it.
 _MISSING_CODES = {

@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -62,22 +62,25 @@ class DriverTraits:
     is_utf8_by_rows: bool = False
 
 
-#: By how the driver names its own library.
+# Without UseDeclareFetch the driver holds the whole result; it announces no text to be longer than MaxLongVarcharSize.
+_PSQLODBC = DriverTraits(
+    {
+        "UseDeclareFetch": "1",
+        "MaxVarcharSize": "1073741823",
+        "MaxLongVarcharSize": "1073741823",
+        "LFConversion": "0",
+    },
+    is_utf8=True,
+    rows_ahead_keyword="Fetch",
+)
+
+#: By how the driver names its own library; the first that fits.
 _TRAITS: Mapping[str, DriverTraits] = MappingProxyType(
     {
-        # arrow-odbc's wide characters would go through the locale: without one, every text but ASCII is an error.
-        # Without UseDeclareFetch the driver holds the whole result; texts are announced to be no longer than
-        # MaxLongVarcharSize.
-        "psqlodbc": DriverTraits(
-            {
-                "UseDeclareFetch": "1",
-                "MaxVarcharSize": "1073741823",
-                "MaxLongVarcharSize": "1073741823",
-                "LFConversion": "0",
-            },
-            is_utf8=True,
-            rows_ahead_keyword="Fetch",
-        ),
+        # The ANSI build has no wide characters at all. Those of the other go through the locale for arrow-odbc: in a
+        # process without one, every text but ASCII would be an error.
+        "psqlodbca": replace(_PSQLODBC, is_utf8_by_rows=True),
+        "psqlodbc": _PSQLODBC,
         # Source: release notes of Connector/ODBC 3.1.17, "Result set streaming has been added".
         "libmaodbc": DriverTraits(
             {"CHARSET": "utf8mb4", "NO_CACHE": "1", "FORWARDONLY": "1"},
