@@ -10,7 +10,7 @@ import structlog
 from shared import lifecycle
 from shared.contract_document import sha256_of
 from shared.domain.batches import FINAL_STATES, STATES_AT_REST, BatchState
-from shared.domain.contracts import ContractVersion, CursorScale, DeleteMode, TableContract
+from shared.domain.contracts import ContractVersion, CursorScale, DeleteMode, PublishMode, TableContract
 from shared.domain.progress import CursorCount, Expectation
 from shared.domain.sources import SourceLimits
 from shared.domain.windows import (
@@ -19,14 +19,15 @@ from shared.domain.windows import (
     ONE_DAY,
     PlannedWindow,
     Window,
-    due_key_sweep,
     counted_windows,
+    due_key_sweep,
     due_snapshot,
     due_windows,
     floor_to,
     horizon_of,
     slot_of,
 )
+from shared.errors import ConfigurationError, EsclusaError
 from shared.ports import Ledger, LedgerTransaction
 
 log = structlog.get_logger()
@@ -66,6 +67,8 @@ class PlannedTable:
     table: str
     contract_version: int
     planned: tuple[PlannedWindow, ...]
+    #: Why nothing of it could be planned. The other tables of the source are not affected.
+    error: EsclusaError | None = None
 
 
 def register_source(
@@ -172,6 +175,8 @@ def plan_source(
     """
     Plan the due windows of a source's tables, each table in one transaction with its messages.
 
+    A table whose cursor cannot be counted holds up none of the others.
+
     The horizon is the source's own clock less the lag, read once, before anything is planned, or the start of the
     oldest transaction that has written and is still open: what that one commits bears no earlier moment.
 
@@ -183,14 +188,21 @@ def plan_source(
         planned_before = {(item.source, item.table) for item in tx.table_progress()}
     planned = []
     for contract in contracts:
-        counted, first = None, []
+        counted, first, error = None, [], None
         if contract.cursor_scale is CursorScale.COUNT:
-            counted = scout.counted(contract)
+            try:
+                counted = scout.counted(contract)
+            except EsclusaError as failure:
+                log.warning(
+                    "cursor_not_counted", source=contract.source, table=contract.table, detail=str(failure)
+                )
+                error = failure
         elif contract.cursor is not None and (contract.source, contract.table) not in planned_before:
             first = _first_load(contract, time=time, scout=scout)
-        planned.append(
-            _plan_table(contract, time=time, counted=counted, first=first, ledger=ledger, bucket=bucket)
+        table = _plan_table(
+            contract, time=time, counted=counted, first=first, ledger=ledger, bucket=bucket, error=error
         )
+        planned.append(table)
     return planned
 
 
@@ -202,16 +214,21 @@ def _plan_table(
     first: Sequence[PlannedWindow],
     ledger: Ledger,
     bucket: str,
+    error: EsclusaError | None,
 ) -> PlannedTable:
     with ledger.transaction() as tx:
         # Locks the table for planning: a second planner waits here and then finds nothing due.
         watermark = tx.watermark(contract.source, contract.table)
         version = register_contract(tx, contract)
+        due: list[PlannedWindow] = []
+        planned_until = None
         if counted is not None:
+            error = _numbers_that_would_double_rows(tx, contract, watermark=watermark)
+        if counted is not None and error is None:
             due, planned_until = _due_counts(
                 tx, contract, replace(time, now=counted.at), counted, watermark=watermark
             )
-        else:
+        elif error is None:
             # Looked at before the lock: another planner may have been first.
             is_first = bool(first) and watermark is None
             due = list(first) if is_first else _due(tx, contract, watermark=watermark, time=time)
@@ -225,7 +242,7 @@ def _plan_table(
             planned += _plan_key_sweep(tx, version, planned_until=planned_until or watermark, bucket=bucket)
     if planned:
         log.info("windows_planned", source=contract.source, table=contract.table, count=len(planned))
-    return PlannedTable(contract.source, contract.table, version.version, planned)
+    return PlannedTable(contract.source, contract.table, version.version, planned, error)
 
 
 def _plan_key_sweep(
@@ -278,6 +295,27 @@ def _due_moments(
     )
 
 
+def _known_count(tx: LedgerTransaction, contract: TableContract) -> CursorCount | None:
+    """Return what is known of the numbers of the contract's own cursor."""
+    known = tx.cursor_count(contract.source, contract.table)
+    return known if known and contract.cursor and known.column == contract.cursor.column else None
+
+
+def _numbers_that_would_double_rows(
+    tx: LedgerTransaction, contract: TableContract, *, watermark: datetime | None
+) -> ConfigurationError | None:
+    """Say that a table has got a cursor by which its rows would be read, and stand there, once more."""
+    if contract.publishing.mode is not PublishMode.APPEND:
+        return None
+    if watermark is None or _known_count(tx, contract) is not None:
+        return None
+    return ConfigurationError(
+        f"table {contract.source}.{contract.table}: expected the cursor that it was planned with, found "
+        f"{contract.cursor.column if contract.cursor else None!r}, which counts; all rows would be read anew and, "
+        "with publish.mode append, stand there twice. Take the cursor back, or give the table another name"
+    )
+
+
 def _due_counts(
     tx: LedgerTransaction,
     contract: TableContract,
@@ -290,23 +328,26 @@ def _due_counts(
     Return the windows of a cursor that counts that are due, and up to where the table is planned with them.
 
     What is seen of the numbers now is planned once the lag has passed: by then every row with a number below the one
-    that was seen has been committed. Until it is planned nothing else is noted.
+    that was seen has been committed. Until it is planned nothing else is noted. A table that has got this cursor only
+    now is read from the beginning.
     """
     every = contract.schedule.every
-    known = tx.cursor_count(contract.source, contract.table)
+    column = contract.cursor.column if contract.cursor else ""
+    known = _known_count(tx, contract)
     is_of_another_interval = known is None or floor_to(counted.at, every) > floor_to(known.seen_at, every)
     if known is None:
-        known = CursorCount(None, counted.at, counted.below)
-    elif watermark is not None and known.seen_at <= watermark:
-        if not is_of_another_interval:
-            return [], None
+        known = CursorCount(column, None, counted.at, counted.below)
+    elif watermark is not None and known.seen_at <= watermark and is_of_another_interval:
         known = replace(known, seen_at=counted.at, seen_below=counted.below)
+    if watermark is not None and known.seen_at <= watermark:
+        # It was planned, or the source's clock was set back: what is seen now is of no later moment.
+        return [], None
     if time.horizon(contract) < known.seen_at:
         tx.set_cursor_count(contract.source, contract.table, known)
         return [], None
     window = Window(watermark, known.seen_at)
     due = counted_windows(
-        contract.cursor.column if contract.cursor else "",
+        column,
         window,
         first=counted.lowest,
         low=known.planned_below,

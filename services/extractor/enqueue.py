@@ -67,4 +67,5 @@ def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
     except Exception as error:
         log.exception("source_not_enqueued", source=source.name)
         return EnqueuedSource(source.name, error=EsclusaError(f"source {source.name!r}: {describe(error)}"))
-    return EnqueuedSource(source.name, tuple(planned))
+    errors = [table.error for table in planned if table.error is not None]
+    return EnqueuedSource(source.name, tuple(planned), errors[0] if errors else None)

@@ -11,7 +11,7 @@ import structlog
 from services.extractor.readers import ReadLimits, SourceReader, open_reader
 from shared.domain.contracts import CursorScale, TableContract
 from shared.domain.windows import ONE_DAY, Window, floor_to
-from shared.errors import Refused, Unavailable
+from shared.errors import ConfigurationError, Refused, Unavailable
 from shared.planning import Counted
 from shared.ports import SecretStore
 
@@ -19,6 +19,9 @@ log = structlog.get_logger()
 
 #: What is asked of a source here is answered soon or not at all: cron waits for it.
 LIMITS = ReadLimits(read_timeout_seconds=120)
+
+#: A cursor that has come to it cannot count on.
+LARGEST_NUMBER = 2**63 - 1
 
 #: A window of moments is cut no finer.
 SHORTEST_PART = timedelta(seconds=1)
@@ -55,6 +58,12 @@ class SourceScout:
         at = reader.clock()
         if bounds is None or not isinstance(bounds.low, int) or not isinstance(bounds.high, int):
             return Counted(None, None, at)
+        if bounds.high >= LARGEST_NUMBER:
+            raise ConfigurationError(
+                f"table {contract.source}.{contract.table}: expected numbers below {LARGEST_NUMBER} in its cursor "
+                f"{contract.cursor.column if contract.cursor else None!r}, found that one; no row after it could ever be "
+                "read. Mend the row at the source, or choose another cursor"
+            )
         return Counted(bounds.low, bounds.high + 1, at)
 
     def first_parts(self, contract: TableContract, whole: Window) -> Sequence[Window]:

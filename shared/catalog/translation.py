@@ -7,8 +7,8 @@ from datetime import timedelta
 from shared.catalog.forms import (
     AnySourceForm,
     ColumnForm,
-    DeletesForm,
     DatabaseTableForm,
+    DeletesForm,
     Form,
     LimitsForm,
     MaskForm,

@@ -47,6 +47,8 @@ class CursorCount:
     with a number below it has been committed.
     """
 
+    #: Whose numbers they are: those of another column tell nothing of these.
+    column: str
     #: Rows with numbers below it are planned; None before the first window.
     planned_below: int | None
     #: At this moment of the source's clock every number was below `seen_below`.

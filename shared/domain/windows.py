@@ -234,16 +234,18 @@ def counted_windows(
     Return the parts in which the numbers `[low, high)` of a cursor that counts are read in one window of time.
 
     None if there is nothing between them. Without `low` everything from the beginning is read, and `first` is the
-    smallest number there is. A slot is the number at which a part begins, as that of a window is its start.
+    smallest number there is. A slot is the number at which a part begins, behind the start of the window: a table may
+    be given another cursor, whose numbers are those of the one before and mean something else.
     """
     if high is None or (low is not None and low >= high):
         return []
     begin = low if low is not None else min(high, first if first is not None else high)
     size = max(rows_per_part, -(-(high - begin) // MAX_COUNTED_PARTS))
     cuts = [low, *range(begin + size, high, size), high]
+    behind = "" if window.start is None else f"{slot_of(window.start)} "
     return [
         PlannedWindow(
-            INITIAL_SLOT if start is None else f"from {start}",
+            behind + (INITIAL_SLOT if start is None else f"from {start}"),
             window,
             extent=Extent(column, None if start is None else str(start), str(stop)),
             is_bulk=len(cuts) > 2,

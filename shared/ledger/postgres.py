@@ -210,10 +210,13 @@ class _PostgresTransaction:
         row = self._execute(
             select(_cursor_count).where(_cursor_count.c.source == source, _cursor_count.c.table_name == table)
         ).first()
-        return CursorCount(row.planned_below, row.seen_at, row.seen_below) if row else None
+        if row is None:
+            return None
+        return CursorCount(row.column_name, row.planned_below, row.seen_at, row.seen_below)
 
     def set_cursor_count(self, source: str, table: str, count: CursorCount) -> None:
         values = {
+            "column_name": count.column,
             "planned_below": count.planned_below,
             "seen_at": count.seen_at,
             "seen_below": count.seen_below,

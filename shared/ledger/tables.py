@@ -153,6 +153,7 @@ cursor_count = Table(
     metadata,
     _name("source"),
     _name("table_name"),
+    _text("column_name", comment="The cursor whose numbers they are."),
     Column(
         "planned_below", BigInteger, comment="Numbers below it are planned; NULL before the first window."
     ),

@@ -23,6 +23,7 @@ from shared import lifecycle
 from shared.domain.batches import EDGES, AttemptState, Batch, BatchState, Stage
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, FileStatus
+from shared.domain.progress import CursorCount
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window, slot_of
@@ -127,6 +128,21 @@ def test_a_refused_change_leaves_the_transaction_usable(ledger: Ledger) -> None:
 
 
 # ---- contracts and watermarks --------------------------------------------------------------------------------
+
+
+def test_what_was_seen_of_a_cursor_that_counts_is_kept_of_each_table(ledger: Ledger) -> None:
+    seen = CursorCount("seq", None, NOON, -5)
+    largest = CursorCount("version", 2**63 - 1, NOON + HOUR, 2**63 - 1)
+
+    with ledger.transaction() as tx:
+        tx.set_cursor_count("shop", "orders", CursorCount("seq", 3, NOON, None))
+        tx.set_cursor_count("shop", "orders", seen)
+        tx.set_cursor_count("shop", "customers", largest)
+
+    with ledger.transaction() as tx:
+        assert tx.cursor_count("shop", "orders") == seen
+        assert tx.cursor_count("shop", "customers") == largest
+        assert tx.cursor_count("crm", "orders") is None
 
 
 def test_the_newest_contract_of_a_table_is_the_latest(ledger: Ledger) -> None:

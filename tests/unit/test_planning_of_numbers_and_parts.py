@@ -22,13 +22,16 @@ from shared.domain.contracts import (
     Deletes,
     Mask,
     MaskKind,
+    PublishMode,
     TableContract,
     Target,
 )
+from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import Extent, PlannedWindow, Window, counted_windows, is_key_sweep
+from shared.errors import Refused
 from shared.ledger.memory import MemoryLedger
-from shared.planning import plan_source
+from shared.planning import Counted, plan_source
 from shared.ports import QueueName
 
 QUARTER = timedelta(minutes=15)
@@ -154,7 +157,7 @@ def test_many_numbers_at_first_are_read_in_parts_behind_what_is_due(ledger: Memo
         "initial": True,
         "from 1501": True,
         "from 2501": True,
-        "from 3001": False,
+        "2026-11-22T12:00:00.000000Z from 3001": False,
     }
 
 
@@ -183,6 +186,75 @@ def test_parts_of_numbers_tile_them_without_gap(
     assert all(one[1] == other[0] for one, other in pairwise(bounds))
     assert len(parts) <= 1_001
     assert len({part.slot for part in parts}) == len(parts)
+
+
+NUMBERS = with_cursor(ColumnKind.INT64, lag=timedelta(0))
+VERSIONS = replace(
+    NUMBERS,
+    columns=(*NUMBERS.columns, Column("version", ColumnType(ColumnKind.INT64), Mask(MaskKind.KEEP))),
+    cursor=Cursor("version", lag=timedelta(0), overlap=timedelta(0)),
+)
+
+
+def test_a_table_that_gets_a_cursor_that_counts_is_read_from_the_beginning(ledger: MemoryLedger) -> None:
+    planned(ledger, MOMENTS, NOON + LAG)
+
+    parts = planned(ledger, NUMBERS, NOON + QUARTER, numbers=(1, 10))
+
+    assert spans(parts) == [(None, "11")]
+    assert spans(planned(ledger, NUMBERS, NOON + 2 * QUARTER, numbers=(1, 11))) == [("11", "12")]
+
+
+def test_the_numbers_of_another_column_tell_nothing_of_these(ledger: MemoryLedger) -> None:
+    planned(ledger, NUMBERS, NOON, numbers=(1, 10))
+    planned(ledger, NUMBERS, NOON + QUARTER, numbers=(1, 5_000))
+
+    parts = planned(ledger, VERSIONS, NOON + 2 * QUARTER, numbers=(1, 50))
+    # It begins where a part of the other column's numbers began.
+    later = planned(ledger, VERSIONS, NOON + 3 * QUARTER, numbers=(1, 2_049))
+
+    assert spans(parts) == [(None, "51")]
+    assert [spans(later)[0][0], spans(later)[-1][1]] == ["51", "2050"]
+
+
+def test_a_cursor_that_comes_back_goes_on_where_it_was_and_loses_no_number(ledger: MemoryLedger) -> None:
+    planned(ledger, NUMBERS, NOON, numbers=(1, 10))
+    planned(ledger, MOMENTS, NOON + QUARTER + LAG)
+
+    assert spans(planned(ledger, NUMBERS, NOON + 2 * QUARTER, numbers=(1, 20))) == [("11", "21")]
+
+
+def test_a_table_that_rows_are_added_to_is_not_read_again_by_another_cursor(ledger: MemoryLedger) -> None:
+    appended = replace(MOMENTS, publishing=replace(MOMENTS.publishing, mode=PublishMode.APPEND))
+    counting = replace(NUMBERS, publishing=appended.publishing)
+    planned(ledger, appended, NOON + LAG)
+
+    scout = ToldScout(lambda: NOON + QUARTER, numbers=(1, 10))
+    (table,) = plan_source([counting], ledger=ledger, scout=scout, bucket=BUCKET)
+
+    assert table.planned == ()
+    assert "stand there twice" in str(table.error)
+
+
+def test_a_clock_that_was_set_back_plans_nothing_and_breaks_nothing(ledger: MemoryLedger) -> None:
+    planned(ledger, MOMENTS, NOON + LAG)
+
+    assert planned(ledger, NUMBERS, NOON - QUARTER, numbers=(1, 10)) == []
+    assert spans(planned(ledger, NUMBERS, NOON + QUARTER, numbers=(1, 11))) == [(None, "12")]
+
+
+def test_a_table_whose_cursor_cannot_be_counted_holds_up_none_of_the_others(ledger: MemoryLedger) -> None:
+    class Failing(ToldScout):
+        def counted(self, contract: TableContract) -> Counted:
+            raise Refused(Reason.TABLE_MISSING, "it is gone")
+
+    gone, sound = replace(NUMBERS, table="gone"), MOMENTS
+    found = plan_source([gone, sound], ledger=ledger, scout=Failing(lambda: NOON + LAG), bucket=BUCKET)
+
+    assert [(table.table, len(table.planned), str(table.error)) for table in found] == [
+        ("gone", 0, "table_missing: it is gone"),
+        ("orders", 1, "None"),
+    ]
 
 
 # ---- days ------------------------------------------------------------------------------------------------------

@@ -106,12 +106,14 @@ COMMENT ON COLUMN esclusa.watermark.planned_until IS 'Windows are planned up to 
 CREATE TABLE esclusa.cursor_count (
     source text COLLATE "C" NOT NULL,
     table_name text COLLATE "C" NOT NULL,
+    column_name text NOT NULL,
     planned_below bigint,
     seen_at timestamptz NOT NULL,
     seen_below bigint,
     CONSTRAINT cursor_count_key PRIMARY KEY (source, table_name)
 );
 COMMENT ON TABLE esclusa.cursor_count IS 'How far cursors that count were planned and seen.';
+COMMENT ON COLUMN esclusa.cursor_count.column_name IS 'The cursor whose numbers they are.';
 COMMENT ON COLUMN esclusa.cursor_count.planned_below
     IS 'Numbers below it are planned; NULL before the first window.';
 COMMENT ON COLUMN esclusa.cursor_count.seen_at IS 'On the source''s clock.';
