@@ -63,15 +63,29 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
     if product == "sqlite":
         yield way(SqliteDatabase(tmp_path / "source.db"))  # type: ignore[operator]
         return
-    server: PostgresDatabase | MariaDbDatabase
+    with served_by(request, product) as server:
+        yield way(server)  # type: ignore[operator]
+
+
+@pytest.fixture(params=[name for name in WAYS if "sqlite" not in name])
+def served(request: pytest.FixtureRequest) -> Iterator[Source]:
+    """The same of products that are servers."""
+    product, way = WAYS[request.param]
+    with served_by(request, product) as server:
+        yield way(server)  # type: ignore[operator]
+
+
+@contextmanager
+def served_by(request: pytest.FixtureRequest, product: str) -> Iterator[PostgresDatabase | MariaDbDatabase]:
+    """A fresh database of a server, with a login that may read it."""
+    database: PostgresDatabase | MariaDbDatabase
     if product == "postgres":
-        server = PostgresDatabase(request.getfixturevalue("fresh_database"))
+        database = PostgresDatabase(request.getfixturevalue("fresh_database"))
     else:
-        server = MariaDbDatabase(
-            request.getfixturevalue("mariadb_server"), request.getfixturevalue("fresh_mariadb_database")
-        )
-    yield way(server)  # type: ignore[operator]
-    server.leave()
+        name = request.getfixturevalue("fresh_mariadb_database")
+        database = MariaDbDatabase(request.getfixturevalue("mariadb_server"), name)
+    yield database
+    database.leave()
 
 
 def extract(
@@ -402,22 +416,16 @@ def test_a_view_is_read(source: Source) -> None:
 # ---- outages -----------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_away_may_be_back_later(source: Source) -> None:
-    if not source.address_of_nobody:
-        pytest.skip("a file has no server")
-
+def test_a_server_that_is_away_may_be_back_later(served: Source) -> None:
     with pytest.raises(SourceUnavailable, match="customers") as away:
-        extract(source.at(source.address_of_nobody), source.contract(column("id")))
+        extract(served.at(served.address_of_nobody), served.contract(column("id")))
 
     assert PASSWORD not in str(away.value)
 
 
-def test_a_wrong_password_is_told_and_not_shown(source: Source) -> None:
-    if not source.address_with_wrong_password:
-        pytest.skip("a file has no passwords")
-
+def test_a_wrong_password_is_told_and_not_shown(served: Source) -> None:
     with pytest.raises(SourceUnavailable, match="customers") as refused:
-        extract(source.at(source.address_with_wrong_password), source.contract(column("id")))
+        extract(served.at(served.address_with_wrong_password), served.contract(column("id")))
 
     assert PASSWORD not in str(refused.value)
     assert refused.value.__cause__ is None

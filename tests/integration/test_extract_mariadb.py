@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.databases import MariaDbDatabase, Source, by_odbc, by_sqlalchemy
+from support.databases import SECRET, MariaDbDatabase, Source, by_odbc, by_sqlalchemy
 from support.extraction import DROP, WINDOW, bodies, column, run_extract, updated_at
 from support.mariadb import MariaDbServer
 
@@ -17,7 +18,8 @@ from services.extractor.readers.sql import pages
 from services.extractor.readers.sql.odbc import ArrowConnection
 from services.extractor.readers.sql.records import RecordQuery
 from services.processor.decode import parse_records
-from shared.domain.contracts import TableContract
+from shared.catalog import load_sources
+from shared.domain.contracts import SourceKind, TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent
 from shared.errors import Refused, SourceConflict
@@ -61,6 +63,47 @@ def globally(server: MariaDbServer, name: str, value: str) -> Iterator[None]:
         yield
     finally:
         server.run(f"SET GLOBAL {name} = {before if isinstance(before, int) else repr(before)}")
+
+
+# ---- from a file of sources --------------------------------------------------------------------------------
+
+
+def test_a_source_of_a_file_is_checked_and_read(source: Source, tmp_path: Path) -> None:
+    source.run(
+        "CREATE TABLE orders (id int unsigned PRIMARY KEY, amount decimal(12,2), updated_at datetime(6) NOT NULL)",
+        "INSERT INTO orders VALUES (3000000000, 12.50, '2026-01-01 10:00:00.000001')",
+    )
+    connection = "connection_string" if source.kind is SourceKind.ODBC else "url"
+    (tmp_path / "erp.yaml").write_text(
+        f"""
+name: erp
+kind: {source.kind}
+dialect: mysql
+connection: {{{connection}: "{SECRET}"}}
+limits: {{timeout_seconds: 60, deadline: 2m}}
+tables:
+  orders:
+    relation: {source.server.schema}.orders
+    columns:
+      id: {{source_type: int(10) unsigned, type: int64, nullable: false, mask: keep}}
+      amount: {{source_type: "decimal(12,2)", type: "decimal(12,2)", mask: keep}}
+      updated_at: {{source_type: datetime(6), type: timestamp, nullable: false, mask: keep}}
+    key: [id]
+    cursor: {{column: updated_at, lag: 1m, overlap: 5m, timezone: UTC}}
+    publish: {{mode: merge}}
+"""
+    )
+
+    (erp,) = load_sources(tmp_path).sources
+    (contract,) = erp.contracts()
+    with reader_on(source, contract) as reader:
+        findings, now = reader.check(), reader.clock()
+    rows = rows_of(source, contract)
+
+    assert erp.references() == [SECRET]
+    assert [finding.is_ok for finding in findings] == [True]
+    assert abs(now - datetime.now(UTC)) < timedelta(minutes=1)
+    assert rows == [("3000000000", "12.50", "2026-01-01 10:00:00.000001")]
 
 
 # ---- values ------------------------------------------------------------------------------------------------

@@ -184,6 +184,22 @@ def test_a_record_that_no_process_can_hold_is_refused_by_name(
 # ---- the driver --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("driver", ["PostgreSQL Unicode", "PostgreSQL ANSI"])
+@pytest.mark.parametrize("fetch", ["bulk", "rows"])
+def test_each_build_of_the_driver_gives_the_same_text(
+    server: PostgresDatabase, driver: str, fetch: str
+) -> None:
+    source = by_odbc(server, fetch=fetch).at(server.connection_string(driver=driver))
+    texts = [None, "", "é😀", "a\nb\r\n", '"', "x" * 20_000 + "😀"]
+    server.run("CREATE TABLE customers (note text)")
+    for text in texts:
+        server.run("INSERT INTO customers VALUES (" + ("NULL" if text is None else f"'{text}'") + ")")
+
+    rows = rows_of(source, source.contract(column("note")))
+
+    assert [note for (note,) in rows] == texts
+
+
 READ_BY_NAME = """
 import os, sys
 from support.extraction import SourceKind, bodies, column, make_contract, run_extract

@@ -69,11 +69,13 @@ class PostgresDatabase:
         """Drop the login."""
         self.run(f"DROP OWNED BY {self.reader}", f"DROP ROLE {self.reader}")
 
-    def connection_string(self, *, port: object = None, password: str = PASSWORD) -> str:
+    def connection_string(
+        self, *, port: object = None, password: str = PASSWORD, driver: str = "PostgreSQL Unicode"
+    ) -> str:
         """As ODBC has it."""
         escaped = password.replace("}", "}}")
         return (
-            f"Driver={{PostgreSQL Unicode}};Server={LOOPBACK};Port={port or self.parts['port']};"
+            f"Driver={{{driver}}};Server={LOOPBACK};Port={port or self.parts['port']};"
             f"Database={self.parts['dbname']};UID={self.reader};PWD={{{escaped}}}"
         )
 
