@@ -1,5 +1,6 @@
 """PostgreSQL through ODBC and SQLAlchemy: the same text as by its own protocol, and a driver that must be told things."""
 
+import locale
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from support.relay import Away, Relays
 
 from services.extractor.dialects.postgresql import PostgresqlDialect
 from services.extractor.readers import ReadLimits, SourceReader, open_reader
-from services.extractor.readers.sql import SqlSnapshot, records
+from services.extractor.readers.sql import SqlSnapshot, odbc, records
+from services.extractor.readers.sql.odbc import DriverTraits
 from services.processor.decode import parse_records
 from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
@@ -184,20 +186,54 @@ def test_a_record_that_no_process_can_hold_is_refused_by_name(
 # ---- the driver --------------------------------------------------------------------------------------------
 
 
+TEXTS = [None, "", "NULL", "é😀", "a\nb\r\n", '"', "a,b", " ", "x" * 20_000 + "😀"]
+
+
+def make_notes(server: PostgresDatabase) -> None:
+    server.run("CREATE TABLE customers (note text)")
+    for text in TEXTS:
+        server.run("INSERT INTO customers VALUES (" + ("NULL" if text is None else f"'{text}'") + ")")
+
+
 @pytest.mark.parametrize("driver", ["PostgreSQL Unicode", "PostgreSQL ANSI"])
 @pytest.mark.parametrize("fetch", ["bulk", "rows"])
 def test_each_build_of_the_driver_gives_the_same_text(
     server: PostgresDatabase, driver: str, fetch: str
 ) -> None:
     source = by_odbc(server, fetch=fetch).at(server.connection_string(driver=driver))
-    texts = [None, "", "é😀", "a\nb\r\n", '"', "x" * 20_000 + "😀"]
-    server.run("CREATE TABLE customers (note text)")
-    for text in texts:
-        server.run("INSERT INTO customers VALUES (" + ("NULL" if text is None else f"'{text}'") + ")")
+    make_notes(server)
 
     rows = rows_of(source, source.contract(column("note")))
 
-    assert [note for (note,) in rows] == texts
+    assert [note for (note,) in rows] == TEXTS
+
+
+def test_values_one_by_one_come_as_they_do_in_records(
+    server: PostgresDatabase, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_notes(server)
+    server.run("ALTER TABLE customers ADD id int")
+    monkeypatch.setattr(PostgresqlDialect, "record_of", lambda *_: None)
+
+    rows = rows_of(source, source.contract(column("note"), column("id", "int32")))
+
+    assert rows == [(text, None) for text in TEXTS]
+
+
+def test_a_driver_that_nobody_knows_is_asked_in_utf16(
+    server: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = by_odbc(server).at(server.connection_string() + ";MaxLongVarcharSize=1000000")
+    make_notes(server)
+    monkeypatch.setattr(odbc, "traits_of", lambda _: DriverTraits())
+    # This driver's wide characters are made by the locale, which is why it is asked for narrow ones.
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+    rows = rows_of(source, source.contract(column("note")))
+    locale.setlocale(locale.LC_CTYPE, before)
+
+    assert [note for (note,) in rows] == TEXTS
 
 
 READ_BY_NAME = """
