@@ -455,7 +455,7 @@ def replay(
 
     With --rejects another batch reads the window of a published one again. That is for tables that merge by key.
 
-    A key sweep that was held as delete_burst is held again unless --approve says that the rows are rightly gone.
+    A key sweep that was held as delete_burst reads the keys again unless --approve says that the rows are rightly gone.
     """
     from shared.catalog import read_sources
     from shared.outbox import send_pending

@@ -24,7 +24,14 @@ from shared.domain.batches import (
     Stage,
     batch_id,
 )
-from shared.domain.contracts import ContractVersion, MaskEvidence, TableContract, keys_of
+from shared.domain.contracts import (
+    ContractVersion,
+    KeySweep,
+    MaskEvidence,
+    TableContract,
+    have_same_keys,
+    keys_of,
+)
 from shared.domain.counts import broken_sum
 from shared.domain.files import (
     NEXT_AREA,
@@ -566,6 +573,22 @@ def contract_of(tx: LedgerTransaction, batch: Batch) -> TableContract:
     return keys_of(contract) if is_key_sweep(batch.slot) else contract
 
 
+def key_sweep_of(tx: LedgerTransaction, batch: Batch) -> KeySweep | None:
+    """Return what a key sweep has to know beside its contract; None for any other batch."""
+    latest = tx.latest_contract(batch.source, batch.table)
+    if latest is None or not is_key_sweep(batch.slot):
+        return None
+    contracts = {
+        version: tx.contract(batch.source, batch.table, version).contract
+        for version in range(1, latest.version + 1)
+    }
+    own = contracts[batch.contract_version]
+    return KeySweep(
+        lag=own.cursor.lag if own.cursor else timedelta(0),
+        versions=tuple(version for version, contract in contracts.items() if have_same_keys(contract, own)),
+    )
+
+
 def replay(
     tx: LedgerTransaction,
     batch_id: str,
@@ -579,20 +602,25 @@ def replay(
 
     It takes the contract given, the one place where a batch changes its contract. A batch that was held at the
     publisher and keeps its contract goes on from its committed files, any other from the source: also one that
-    was refused as empty, whose files would be refused again.
+    was refused as empty or as a burst of deletes nobody approved, whose files would be refused again. What is approved
+    are those files: it says nothing of what is read anew.
     """
     batch = tx.batch(batch_id, lock=True)
     if batch is None or batch.state not in HELD_STATES:
         return None
     held_from = tx.events(batch_id)[-1].from_state
+    is_approved = is_approved or batch.is_approved
+    would_be_refused_again = batch.reason is Reason.EMPTY_REPLACE or (
+        batch.reason is Reason.DELETE_BURST and not is_approved
+    )
     if (
         held_from in {BatchState.COMMITTED, BatchState.PUBLISHING}
         and contract.version == batch.contract_version
-        and batch.reason is not Reason.EMPTY_REPLACE
+        and not would_be_refused_again
     ):
         state, counts = BatchState.COMMITTED, batch.counts
     else:
-        state, counts = BatchState.PLANNED, {}
+        state, counts, is_approved = BatchState.PLANNED, {}, False
     fresh = replace(
         batch,
         contract_version=contract.version,
@@ -600,7 +628,7 @@ def replay(
         attempts_before_replay=dict(batch.attempts),
         counts=counts,
         detail=detail,
-        is_approved=batch.is_approved or is_approved,
+        is_approved=is_approved,
     )
     return _move(tx, fresh, state, actor="operator", reason=Reason.REPLAYED)
 

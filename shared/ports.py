@@ -356,12 +356,13 @@ class LedgerTransaction(Protocol):
         """
         Return what was masked in the batches of a table, by contract version, column, mask and key.
 
-        Of batches that are in `STATES_AFTER_READING`, and of each its last reading.
+        Of batches that are in `STATES_AFTER_READING`, and of each its last reading. Key sweeps are none of them: they
+        drop what is no key, whatever the contract says of it.
         """
         ...
 
     def read_batch_counts(self, source: str, table: str) -> dict[int, int]:
-        """Return how many batches of a table are in `STATES_AFTER_READING`, by contract version."""
+        """Return how many batches of a table `mask_tallies` looks at, by contract version."""
         ...
 
     # Outbox.

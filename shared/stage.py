@@ -11,7 +11,7 @@ import structlog
 
 from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, Stage
-from shared.domain.contracts import TableContract
+from shared.domain.contracts import KeySweep, TableContract
 from shared.domain.files import Area, DataFile
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceLimits
@@ -39,6 +39,8 @@ class Assignment:
     files: tuple[DataFile, ...] = ()
     #: What extract may take of the source, as it is now: no part of the contract.
     source_limits: SourceLimits = field(default_factory=SourceLimits)
+    #: Of a key sweep, what it has to know beside its contract.
+    sweep: KeySweep | None = None
 
 
 class Outcome(StrEnum):
@@ -131,7 +133,8 @@ def _claim(
         files = lifecycle.files_to_check(tx, batch, area) if area else []
         # The claim of an extract attempt holds the lock of the guard already.
         source_limits = tx.source_guard(batch.source).limits if stage is Stage.EXTRACT else SourceLimits()
-        return Assignment(attempt, batch, contract, tuple(files), source_limits)
+        sweep = lifecycle.key_sweep_of(tx, batch)
+        return Assignment(attempt, batch, contract, tuple(files), source_limits, sweep)
 
 
 def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
 
 import structlog
 
@@ -22,7 +21,7 @@ from shared.domain.contracts import Column, MaskEvidence, MaskKind, TableContrac
 from shared.domain.counts import Count
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
-from shared.domain.windows import horizon_of, is_key_sweep, slot_of
+from shared.domain.windows import horizon_of, slot_of
 from shared.errors import Refused, SourceConflict, Unavailable
 from shared.lifecycle import StageResult
 from shared.ports import ObjectStore, SecretStore
@@ -93,11 +92,11 @@ def require_closed_window(assignment: Assignment, snapshot: SourceSnapshot) -> N
         Unavailable: if the source's clock is not past the window's end by the lag: it was set back, or this is
             a standby that fell behind. The same later reads everything.
     """
-    cursor, is_sweep = assignment.contract.cursor, is_key_sweep(assignment.batch.slot)
-    if cursor is None and not is_sweep:
-        return
     # What a sweep does not see is deleted: a standby that fell behind must not say what is gone.
-    lag = cursor.lag if cursor else timedelta(0)
+    told_by = assignment.sweep or assignment.contract.cursor
+    if told_by is None:
+        return
+    lag = told_by.lag
     place = f"source {assignment.batch.source!r}, table {assignment.batch.table!r}"
     closed_at = assignment.batch.window.end + lag
     if snapshot.taken_at < closed_at:

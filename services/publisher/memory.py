@@ -128,7 +128,9 @@ class MemoryWarehouse:
                 rows = [
                     row
                     for row in table.rows
-                    if row.window_end > load.as_of or _key_of(row, load.contract) in keys
+                    if row.window_end > load.as_of
+                    or self._markers[row.batch_id].load.contract_version not in load.same_key_versions
+                    or _key_of(row, load.contract) in keys
                 ]
                 deleted = len(table.rows) - len(rows)
                 refuse_burst(load, deleted=deleted, total=len(table.rows))

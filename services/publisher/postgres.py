@@ -355,15 +355,34 @@ def _prune(cursor: _Cursor, load: NativeLoad, target: TargetTable, *, store: Obj
     if (before := _find_load_before(cursor, load)) and before.was_loaded_before and row is not None:
         return PruneResult(before.rows_staged, row[-1], was_loaded_before=True)
     deleted = 0
-    if cursor.execute(statements.FIND_COLUMNS, _base_names(load)).fetchone() is not None:
+    if _has_keys(cursor, load, target):
         _stage(cursor, load, target, store=store)
-        gone, total = _one(cursor, statements.count_gone(target), [load.as_of])
+        told = [load.as_of, list(load.same_key_versions)]
+        gone, total = _one(cursor, statements.count_gone(target), told)
         refuse_burst(load, deleted=gone, total=total)
-        cursor.execute(statements.delete_gone(target), [load.as_of])
+        cursor.execute(statements.delete_gone(target), told)
         deleted = cursor.rowcount
         _prove(target, "deleted rows", expected=gone, found=deleted)
-    _save_marker(cursor, load, LoadResult(rows_staged=load.record_count), mode="prune", deleted=deleted)
+    result = LoadResult(rows_staged=load.record_count)
+    _save_marker(cursor, load, result, mode=statements.PRUNE_MODE, deleted=deleted)
     return PruneResult(load.record_count, deleted)
+
+
+def _has_keys(cursor: _Cursor, load: NativeLoad, target: TargetTable) -> bool:
+    """
+    Return whether a table has the columns of the key. One without, or that is not there yet, has no row of it.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE if they are of types that cannot be compared with the key's.
+    """
+    found = {name: type_ for name, type_, _ in cursor.execute(statements.FIND_COLUMNS, _base_names(load))}
+    if any(column.name not in found for column in target.columns):
+        return False
+    widened_later = {
+        column.name for column in target.columns if statements.can_be_widened(found[column.name], column.type)
+    }
+    _refuse_unfit_columns(found, target, but=widened_later)
+    return True
 
 
 _MODES: Mapping[PublishMode, Callable[[_Cursor, NativeLoad, TargetTable], LoadResult]] = {

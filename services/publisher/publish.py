@@ -67,6 +67,7 @@ def native_load(assignment: Assignment) -> NativeLoad:
         attempt=assignment.attempt.number,
         files=assignment.files,
         is_approved=batch.is_approved,
+        same_key_versions=assignment.sweep.versions if assignment.sweep else (),
     )
 
 

@@ -300,10 +300,13 @@ SELECT publish_attempt, manifest_sha256, rows_staged, rows_inserted, rows_update
 FROM {LOADS} WHERE batch_id = $1
 """
 
+#: What stands in place of the publish mode in the marker of a key sweep, which brings nothing.
+PRUNE_MODE = "prune"
+
 #: Up to where other batches of a table are loaded, and the newest contract any of them had.
 FIND_TABLE_STATE = f"""
 SELECT max(window_end) FILTER (WHERE batch_id <> $3), max(contract_version)
-FROM {LOADS} WHERE source = $1 AND table_name = $2
+FROM {LOADS} WHERE source = $1 AND table_name = $2 AND mode <> '{PRUNE_MODE}'
 """
 
 #: Set the marker of a batch. A replay with other files takes the place of what was there.
@@ -470,9 +473,15 @@ def delete_gone(target: TargetTable) -> str:
 
 
 def _is_gone(target: TargetTable) -> str:
-    """Whether a row of the base table is as of the moment of the sweep or earlier, and its key was not staged."""
+    """
+    Whether the key of a row of the base table was not staged, though the sweep can tell.
+
+    It can of rows that are as of its moment ($1) or earlier and came under the same keys: in these versions of the
+    contract ($2).
+    """
     return (
         f"b.{_WINDOW} <= $1::timestamp with time zone "
+        f"AND b.{_BATCH} IN (SELECT batch_id FROM {LOADS} WHERE contract_version = ANY ($2::integer[])) "
         f"AND NOT EXISTS (SELECT FROM {STAGE} AS s WHERE {_same_key(target)})"
     )
 

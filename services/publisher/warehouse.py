@@ -39,6 +39,8 @@ class NativeLoad:
     files: tuple[DataFile, ...]
     #: An operator approved what the limits of the contract would hold back.
     is_approved: bool = False
+    #: Of a key sweep: the versions of the contract whose rows it can find by their keys.
+    same_key_versions: tuple[int, ...] = ()
 
     @property
     def record_count(self) -> int:
@@ -141,12 +143,13 @@ class Warehouse(Protocol):
         """
         Delete the rows whose keys a key sweep does not have, in one transaction with the marker.
 
-        Rows as of a later moment than the sweep stay: it says nothing of them. The contract of `load` has the columns
-        of the key alone. A table that is not there yet has nothing to delete.
+        Rows as of a later moment than the sweep stay, and rows that came under other keys: it says nothing of them. Of
+        the contract of `load` the columns of the key alone leave. A table that is not there yet has nothing to delete.
 
         Raises:
-            Refused: DELETE_BURST if these are more than the contract's limits allow and nobody approved them;
-                PROOF_FAILED if the keys do not arrive as the ledger counts them. Nothing was changed.
+            Refused: DELETE_BURST if these are more than the contract's limits allow, or the sweep found no key at all,
+                and nobody approved them; PROOF_FAILED if the keys do not arrive as the ledger counts them;
+                TARGET_INCOMPATIBLE if the table's keys are of another type. Nothing was changed.
             LostLease: if a later attempt has done it. Nothing was changed.
             Unavailable: if warehouse or store did not answer. It may or may not be done; do it again.
         """
@@ -204,15 +207,21 @@ def refuse_burst(load: NativeLoad, *, deleted: int, total: int) -> None:
     Hold deletes back that are too many to be believed.
 
     Raises:
-        Refused: if they are more than the contract's limits allow, and nobody approved them.
+        Refused: if they are more than the contract's limits allow, or the source has no row left, and nobody approved
+            them.
     """
     limits = load.contract.deletes
-    if not load.is_approved and limits.is_burst(deleted=deleted, total=total):
+    is_empty = load.record_count == 0 and deleted > 0
+    if not load.is_approved and (is_empty or limits.is_burst(deleted=deleted, total=total)):
+        expected = (
+            "a source that is not empty"
+            if is_empty
+            else f"at most {limits.max_rows} rows, or {limits.max_ratio:.0%} of them"
+        )
         raise Refused(
             Reason.DELETE_BURST,
-            f"{target_of(load)}: {deleted} of {total} rows have keys that the source does not have any more; expected at "
-            f"most {limits.max_rows} rows, or {limits.max_ratio:.0%} of them. If that is so, "
-            f"`esclusa quarantine replay {load.batch_id} --approve` deletes them",
+            f"{target_of(load)}: {deleted} of {total} rows have keys that the source does not have any more; expected "
+            f"{expected}. If they are rightly gone, `esclusa quarantine replay {load.batch_id} --approve` deletes them",
         )
 
 

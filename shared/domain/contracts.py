@@ -400,15 +400,35 @@ def keys_of(contract: TableContract) -> TableContract:
     """
     Return the contract under which a key sweep reads a table: all rows, and of each the key alone.
 
-    No row may be rejected: its key would be missing, and the row be taken for deleted. Nothing goes to the lake.
+    The other columns are known and dropped. No row may be rejected: its key would be missing, and the row be taken for
+    deleted. Nothing goes to the lake.
     """
     return replace(
         contract,
-        columns=tuple(column for column in contract.columns if column.name in contract.key),
+        columns=tuple(
+            column if column.name in contract.key else replace(column, mask=Mask(MaskKind.DROP))
+            for column in contract.columns
+        ),
         cursor=None,
         publishing=Publishing(PublishMode.MERGE, Target.NATIVE),
         limits=QuarantineLimits(max_rejected_rows=0, max_rejected_ratio=0),
     )
+
+
+def have_same_keys(one: TableContract, other: TableContract) -> bool:
+    """Return whether a row has the same key under both, as it leaves: of the same columns, under the same masks."""
+    keys = [{name: contract.column(name).mask for name in contract.key} for contract in (one, other)]
+    return keys[0] == keys[1]
+
+
+@dataclass(frozen=True, slots=True)
+class KeySweep:
+    """What a key sweep has to know beside the contract of the keys alone."""
+
+    #: The table's: rows may come so long after the end of the windows that it is compared with.
+    lag: timedelta
+    #: The versions of the contract under which rows have the same keys. Of those of others it says nothing.
+    versions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

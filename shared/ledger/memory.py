@@ -599,7 +599,9 @@ class _MemoryTransaction:
         return [
             batch
             for batch in self._tables.batches.values()
-            if (batch.source, batch.table) == (source, table) and batch.state in STATES_AFTER_READING
+            if (batch.source, batch.table) == (source, table)
+            and batch.state in STATES_AFTER_READING
+            and not is_key_sweep(batch.slot)
         ]
 
     # Outbox.

@@ -1184,6 +1184,7 @@ def _was_read(source: str, table: str) -> tuple[ColumnElement[bool], ...]:
         _batch.c.source == source,
         _batch.c.table_name == table,
         _batch.c.state.in_(sorted(STATES_AFTER_READING)),
+        ~_batch.c.slot.startswith(KEY_SWEEP_SLOT_PREFIX),
     )
 
 

@@ -47,6 +47,8 @@ def test_evidence_is_tallied_by_version_column_mask_and_key(ledger: Ledger) -> N
             other = add_batch(tx, a_batch(slot, state=state))
             tx.insert_mask_evidence([evidence_of(other)])
         add_batch(tx, a_batch("without", state=BatchState.EXTRACTED))
+        # It dropped the column, as it does with all that is no key.
+        add_batch(tx, a_batch("keys 2026-11-22T12:00:00.000000Z", state=BatchState.PUBLISHED))
 
     with ledger.transaction() as tx:
         tallies, counts = tx.mask_tallies("shop", "orders"), tx.read_batch_counts("shop", "orders")

@@ -525,16 +525,33 @@ CLARA = (3, "Clara", at(3))
 SWEPT = replace(MERGE, deletes=Deletes(DeleteMode.SWEEP, max_rows=2, max_ratio=0.5))
 
 
-def keys_present(published, *keys, quarter, attempt=1, is_approved=False, process_attempt=1):
+def keys_present(
+    published,
+    *keys,
+    quarter,
+    attempt=1,
+    is_approved=False,
+    process_attempt=1,
+    version=1,
+    same_key_versions=(1,),
+    contract=SWEPT,
+):
     """Return the key sweep that found these keys, as of the end of a quarter of an hour."""
     load = published.batch(
         [(key,) for key in keys],
-        keys_of(SWEPT),
+        keys_of(contract),
         quarter=quarter,
         attempt=attempt,
         process_attempt=process_attempt,
     )
-    return replace(load, batch_id="b5wee9" + str(quarter), slot=f"keys {load.slot}", is_approved=is_approved)
+    return replace(
+        load,
+        batch_id="b5wee9" + str(quarter),
+        slot=f"keys {load.slot}",
+        is_approved=is_approved,
+        contract_version=version,
+        same_key_versions=same_key_versions,
+    )
 
 
 def test_rows_whose_keys_are_gone_are_deleted_and_the_others_stay(published):
@@ -550,7 +567,7 @@ def test_a_sweep_says_nothing_of_rows_that_came_later(published):
     published.load([ANNA], SWEPT, quarter=1)
     published.load([BERT], SWEPT, quarter=3)
 
-    result = published.warehouse.prune(keys_present(published, quarter=2))
+    result = published.warehouse.prune(keys_present(published, CLARA[0], quarter=2))
 
     assert published.rows() == [BERT]
     assert result.rows_deleted == 1
@@ -609,3 +626,52 @@ def test_keys_that_did_not_all_arrive_delete_nothing(published):
         published.warehouse.prune(short)
 
     assert published.rows() == sorted([ANNA, BERT], key=repr)
+
+
+def test_rows_that_came_under_other_keys_stay(published):
+    published.load([ANNA], SWEPT, quarter=0)
+    published.load([BERT], SWEPT, quarter=1, version=2)
+    now = keys_present(published, CLARA[0], quarter=2, version=3, same_key_versions=(2, 3))
+
+    result = published.warehouse.prune(now)
+
+    assert published.rows() == [ANNA]
+    assert result.rows_deleted == 1
+
+
+def test_a_row_that_came_again_under_the_same_keys_is_the_sweeps_again(published):
+    published.load([ANNA], SWEPT, quarter=0)
+    published.load([ANNA], SWEPT, quarter=1, version=2)
+
+    published.warehouse.prune(keys_present(published, CLARA[0], quarter=2, version=2, same_key_versions=(2,)))
+
+    assert published.rows() == []
+
+
+def test_a_source_without_any_row_deletes_no_row_until_it_is_approved(published):
+    published.load([ANNA], SWEPT)
+
+    with pytest.raises(Refused) as refused:
+        published.warehouse.prune(keys_present(published, quarter=2))
+
+    assert refused.value.reason is Reason.DELETE_BURST
+    assert "a source that is not empty" in refused.value.detail
+    published.warehouse.prune(keys_present(published, quarter=2, attempt=2, is_approved=True))
+    assert published.rows() == []
+
+
+def test_a_sweep_by_a_key_that_no_row_has_yet_deletes_nothing(published):
+    published.load([ANNA], SWEPT)
+    by_number = replace(SWEPT, key=("number",), columns=(*SWEPT.columns, column("number", "int64")))
+    now = keys_present(published, 7, quarter=2, contract=by_number, version=2, same_key_versions=(2,))
+
+    assert published.warehouse.prune(now).rows_deleted == 0
+    assert published.rows() == [ANNA]
+
+
+def test_a_sweep_is_no_load_that_a_late_batch_comes_after(published):
+    published.warehouse.prune(keys_present(published, ANNA[0], quarter=2, version=2))
+
+    published.load([ANNA], SWEPT)
+
+    assert published.rows() == [ANNA]

@@ -13,7 +13,16 @@ from services.publisher.memory import MemoryCatalog
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.publish import publish
 from shared.domain.batches import Batch, Stage, batch_id
-from shared.domain.contracts import Cursor, DeleteMode, Deletes, Mask, MaskKind, TableContract, keys_of
+from shared.domain.contracts import (
+    Cursor,
+    DeleteMode,
+    Deletes,
+    KeySweep,
+    Mask,
+    MaskKind,
+    TableContract,
+    keys_of,
+)
 from shared.domain.files import FileFormat
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window, slot_of
@@ -59,7 +68,8 @@ class Lead:
         self, slot: str, window: Window, *, is_sweep: bool = False, **more: object
     ) -> Mapping[str, int]:
         contract = keys_of(self.contract) if is_sweep else self.contract
-        assignment = make_assignment(contract, window=window)
+        sweep = KeySweep(timedelta(0), versions=(1,)) if is_sweep else None
+        assignment = replace(make_assignment(contract, window=window), sweep=sweep)
         batch: Batch = replace(
             assignment.batch,
             id=batch_id(contract.source, contract.table, slot),

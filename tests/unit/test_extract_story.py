@@ -14,6 +14,7 @@ from services.extractor.extract import CHUNKS_AHEAD, extract, mask_ahead
 from services.extractor.masking import Masking
 from services.extractor.readers import Chunk, CursorBounds, Finding, SourceColumn
 from shared.domain.batches import Stage
+from shared.domain.contracts import KeySweep
 from shared.domain.counts import broken_sum
 from shared.domain.files import Area
 from shared.domain.reasons import Reason
@@ -189,15 +190,18 @@ def test_masking_leaves_no_thread_behind() -> None:
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("slot", ["keys 2026-01-01T12:00:00.000000Z", "slot"])
-def test_a_source_that_fell_behind_says_nothing_of_what_is_gone(slot: str) -> None:
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1, taken_at=WINDOW.end - timedelta(seconds=1))
-    assignment = make_assignment(CONTRACT)
-    sweep = replace(assignment, batch=replace(assignment.batch, slot=slot))
-    is_sweep = slot.startswith("keys")
+@pytest.mark.parametrize(
+    ("sweep", "behind"),
+    [(KeySweep(timedelta(0), (1,)), 1), (KeySweep(timedelta(minutes=5), (1,)), -299), (None, 1)],
+    ids=["sweep", "sweep of a table with a lag", "snapshot"],
+)
+def test_a_source_that_fell_behind_says_nothing_of_what_is_gone(sweep: KeySweep | None, behind: int) -> None:
+    taken_at = WINDOW.end - timedelta(seconds=behind)
+    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1, taken_at=taken_at)
+    assignment = replace(make_assignment(CONTRACT), sweep=sweep)
 
-    with pytest.raises(Unavailable, match="expected its clock") if is_sweep else nullcontext():
-        extract(sweep, reader=source, store=MemoryObjectStore(), secrets=SECRETS)
+    with pytest.raises(Unavailable, match="expected its clock") if sweep else nullcontext():
+        extract(assignment, reader=source, store=MemoryObjectStore(), secrets=SECRETS)
 
     # A snapshot replaces the table by what there is, and says so.
-    assert source.was_read is not is_sweep
+    assert source.was_read is (sweep is None)

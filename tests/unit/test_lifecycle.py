@@ -157,10 +157,10 @@ class Life:
                 tx, file, area=area, reason=Reason.SIZE_MISMATCH, detail="found 7 bytes"
             )
 
-    def replay(self, *, contract_version: int = 1) -> Batch | None:
+    def replay(self, *, contract_version: int = 1, is_approved: bool = False) -> Batch | None:
         with self.ledger.transaction() as tx:
             contract = a_contract(version=contract_version)
-            return lifecycle.replay(tx, BATCH_ID, contract=contract, detail="cured")
+            return lifecycle.replay(tx, BATCH_ID, contract=contract, detail="cured", is_approved=is_approved)
 
     def discard(self) -> Batch | None:
         with self.ledger.transaction() as tx:
@@ -980,6 +980,35 @@ def test_a_snapshot_refused_as_empty_is_read_from_the_source_again(life: Life) -
     # Its committed files are empty, and would be refused again however full the source is by now.
     assert life.batch.state is BatchState.PLANNED
     life.go_to(BatchState.PUBLISHED)
+
+
+def test_a_burst_of_deletes_that_nobody_approved_is_read_from_the_source_again(life: Life) -> None:
+    life.go_to(BatchState.PUBLISHING)
+    life.refuse(life.running(Stage.PUBLISH), reason=Reason.DELETE_BURST)
+
+    life.replay()
+
+    # The rows may be back at the source; by the keys that were read they would be gone for ever.
+    assert (life.batch.state, life.batch.is_approved) == (BatchState.PLANNED, False)
+
+
+def test_a_burst_of_deletes_that_was_approved_deletes_what_was_looked_at(life: Life) -> None:
+    life.go_to(BatchState.PUBLISHING)
+    life.refuse(life.running(Stage.PUBLISH), reason=Reason.DELETE_BURST)
+
+    life.replay(is_approved=True)
+
+    assert (life.batch.state, life.batch.is_approved) == (BatchState.COMMITTED, True)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_is_read_anew_was_approved_by_nobody(life: Life, version: int) -> None:
+    life.go_to(BatchState.PUBLISHING if version == 2 else BatchState.PROCESSING)
+    life.refuse(life.running(Stage.PUBLISH if version == 2 else Stage.PROCESS))
+
+    life.replay(contract_version=version, is_approved=True)
+
+    assert (life.batch.state, life.batch.is_approved) == (BatchState.PLANNED, False)
 
 
 def test_a_batch_that_failed_while_it_waited_for_the_publisher_goes_on_from_its_committed_files(

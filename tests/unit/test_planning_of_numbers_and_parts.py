@@ -14,12 +14,14 @@ from support.scouts import ToldScout
 from shared import lifecycle
 from shared.domain.batches import Batch, Stage, batch_id
 from shared.domain.contracts import (
+    STRING,
     Column,
     ColumnKind,
     ColumnType,
     Cursor,
     DeleteMode,
     Deletes,
+    KeySweep,
     Mask,
     MaskKind,
     PublishMode,
@@ -391,7 +393,31 @@ def test_a_sweep_is_read_under_a_contract_of_the_keys_alone(ledger: MemoryLedger
     with ledger.transaction() as tx:
         contracts = {is_key_sweep(batch.slot): lifecycle.contract_of(tx, batch) for batch in tx.batches()}
 
-    assert [column.name for column in contracts[True].columns] == list(SWEPT.key)
+    assert [column.name for column in contracts[True].output_columns] == list(SWEPT.key)
+    # Those that are known are not told to be new at the source.
+    assert [column.name for column in contracts[True].columns] == [column.name for column in SWEPT.columns]
     assert (contracts[True].cursor, contracts[True].publishing.target) == (None, Target.NATIVE)
     assert not contracts[True].limits.allow(rejected=1, total=10**9)
     assert contracts[False] == SWEPT
+
+
+def test_a_sweep_can_tell_of_rows_that_came_under_the_same_keys_alone(ledger: MemoryLedger) -> None:
+    pseudonym = Mask(MaskKind.HMAC, domain="orders", key_id="k2")
+    hidden = replace(
+        SWEPT,
+        columns=tuple(
+            replace(column, mask=pseudonym) if column.name in SWEPT.key else column
+            for column in SWEPT.columns
+        ),
+    )
+    widened = replace(hidden, columns=(*hidden.columns, Column("more", STRING, Mask(MaskKind.KEEP))))
+    for step, contract in enumerate([SWEPT, hidden, widened]):
+        planned(ledger, contract, NOON + step * QUARTER + LAG)
+
+    with ledger.transaction() as tx:
+        known = {batch.slot: lifecycle.key_sweep_of(tx, batch) for batch in tx.batches()}
+
+    assert [sweep for slot, sweep in known.items() if is_key_sweep(slot)] == [
+        KeySweep(timedelta(seconds=30), versions=(2, 3))
+    ]
+    assert known["initial"] is None
