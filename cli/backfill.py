@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.bulk import BulkRun
     from shared.catalog import Catalog
     from shared.domain.contracts import TableContract
+    from shared.domain.progress import CursorCount
 
 _CHUNK = re.compile(r"(?P<number>[0-9]{1,5})(?P<unit>[smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -99,13 +100,13 @@ def backfill(
             f"table {contract.source}.{contract.table}: nothing of it is planned yet; the first `esclusa enqueue` "
             "reads all of it"
         )
-    planned_below = known.planned_below if known else None
+    planned_end = planned_end_of(contract, known, watermark=watermark)
     with open_reader(contract, secrets=fleet.secrets, limits=LIMITS) as reader:
         parts = backfill_parts(
             contract,
             reader,
             start=None if start is None else read_bound(start, contract, now=now),
-            end=read_bound(end, contract, now=now) if end is not None else planned_below or watermark,
+            end=planned_end if end is None else read_bound(end, contract, now=now),
             chunk=None if chunk is None else read_chunk(chunk),
             watermark=watermark,
         )
@@ -208,6 +209,27 @@ def read_bound(text: str, contract: "TableContract", *, now: datetime) -> dateti
                 f"expected a number, since the cursor of {contract.source}.{contract.table} counts, found {text!r}"
             ) from None
     return read_moment(text).seen_from(now)
+
+
+def planned_end_of(
+    contract: "TableContract", known: "CursorCount | None", *, watermark: datetime
+) -> datetime | int:
+    """
+    Return where the live windows of a table go on: a number if its cursor counts.
+
+    Raises:
+        ConfigurationError: if no number of it is planned yet.
+    """
+    from shared.domain.contracts import CursorScale
+
+    if contract.cursor is None or contract.cursor_scale is not CursorScale.COUNT:
+        return watermark
+    if known is None or known.column != contract.cursor.column or known.planned_below is None:
+        raise ConfigurationError(
+            f"table {contract.source}.{contract.table}: no number of its cursor {contract.cursor.column!r} is planned yet; "
+            "`esclusa enqueue` reads what there is"
+        )
+    return known.planned_below
 
 
 def read_chunk(text: str) -> timedelta | int:

@@ -15,7 +15,7 @@ from shared import lifecycle
 from shared.domain.batches import FINAL_STATES, HELD_STATES, Batch
 from shared.domain.contracts import CursorScale, PublishMode, TableContract
 from shared.domain.counts import Count
-from shared.domain.windows import PlannedWindow, backfill_run, backfill_slot
+from shared.domain.windows import PlannedWindow, backfill_run, backfill_slot, is_key_sweep
 from shared.errors import ConfigurationError
 from shared.planning import register_contract
 from shared.ports import Ledger, LedgerTransaction
@@ -137,6 +137,9 @@ def bulk_runs(tx: LedgerTransaction, *, source: str | None = None, table: str | 
     """Return the first loads in parts and the backfills, oldest first."""
     found: dict[tuple[str, str, str], list[Batch]] = {}
     for batch in tx.batches(source=source, table=table, bulk_only=True):
+        if is_key_sweep(batch.slot):
+            # It waits behind the live windows, too, and is no part of anything.
+            continue
         name = backfill_run(batch.slot) or FIRST_LOAD
         found.setdefault((batch.source, batch.table, name), []).append(batch)
     runs = [BulkRun(*key, tuple(sorted(batches, key=_position))) for key, batches in found.items()]
@@ -145,15 +148,20 @@ def bulk_runs(tx: LedgerTransaction, *, source: str | None = None, table: str | 
 
 def _position(batch: Batch) -> tuple[datetime, int]:
     """Where a batch stands among those of its run."""
-    low = batch.extent.low if batch.extent else None
-    return batch.window.end, int(low) if low else 0
+    high = batch.extent.high if batch.extent else None
+    return batch.window.end, int(high) if high else 0
 
 
 def _overlap(run: BulkRun, windows: Sequence[PlannedWindow]) -> bool:
-    if any(window.extent for window in windows):
-        mine, theirs = [window.extent for window in windows], [batch.extent for batch in run.batches]
-        spans = [[(int(e.low or 0), int(e.high or 0)) for e in extents if e] for extents in (mine, theirs)]
-        return any(low < high2 and low2 < high for low, high in spans[0] for low2, high2 in spans[1])
+    extents = [window.extent for window in windows if window.extent]
+    if extents:
+        return any(
+            (one.low is None or other.high is None or int(one.low) < int(other.high))
+            and (other.low is None or one.high is None or int(other.low) < int(one.high))
+            for one in extents
+            for other in (batch.extent for batch in run.batches)
+            if other is not None
+        )
     return any(
         (window.window.start is None or window.window.start < batch.window.end)
         and (batch.window.start is None or batch.window.start < window.window.end)

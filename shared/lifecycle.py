@@ -575,12 +575,12 @@ def contract_of(tx: LedgerTransaction, batch: Batch) -> TableContract:
 
 def key_sweep_of(tx: LedgerTransaction, batch: Batch) -> KeySweep | None:
     """Return what a key sweep has to know beside its contract; None for any other batch."""
-    latest = tx.latest_contract(batch.source, batch.table)
-    if latest is None or not is_key_sweep(batch.slot):
+    if not is_key_sweep(batch.slot):
         return None
+    latest = tx.latest_contract(batch.source, batch.table)
     contracts = {
         version: tx.contract(batch.source, batch.table, version).contract
-        for version in range(1, latest.version + 1)
+        for version in range(1, (latest.version if latest else 0) + 1)
     }
     own = contracts[batch.contract_version]
     return KeySweep(

@@ -91,7 +91,9 @@ def register_source(
             tx.save_source_guard(replace(guard, limits=limits))
         now = tx.now()
         for contract in contracts:
-            every, patience = contract.schedule.every, expected_by[contract.table]
+            # A window on days ends once a day, however often it is looked for.
+            every = max(contract.schedule.every, _resolution(contract))
+            patience = expected_by[contract.table]
             tx.save_expectation(Expectation(source, contract.table, every, patience, since=now))
         _expect_no_more(tx, source, but={contract.table for contract in contracts})
 
@@ -289,10 +291,17 @@ def _due(
 def _due_moments(
     contract: TableContract, *, watermark: datetime | None, time: SourceTime
 ) -> list[PlannedWindow]:
-    resolution = ONE_DAY if contract.cursor_scale is CursorScale.DAY else MICROSECOND
     return due_windows(
-        watermark, horizon=time.horizon(contract), schedule=contract.schedule, resolution=resolution
+        watermark,
+        horizon=time.horizon(contract),
+        schedule=contract.schedule,
+        resolution=_resolution(contract),
     )
+
+
+def _resolution(contract: TableContract) -> timedelta:
+    """Return how far apart two values of a cursor are at least."""
+    return ONE_DAY if contract.cursor_scale is CursorScale.DAY else MICROSECOND
 
 
 def _known_count(tx: LedgerTransaction, contract: TableContract) -> CursorCount | None:

@@ -1,5 +1,6 @@
 """Backfills: planned whole or not at all, behind the live windows, and what they bring takes its place."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -8,11 +9,25 @@ from support.ledger_rows import BUCKET, NOON, a_contract
 from support.ledgers import SteppingClock
 from support.scouts import ToldScout
 
+from cli.backfill import planned_end_of
 from shared import lifecycle
 from shared.bulk import FIRST_LOAD, bulk_runs, plan_backfill
 from shared.domain.batches import BatchState
-from shared.domain.contracts import Publishing, PublishMode, TableContract
-from shared.domain.windows import PlannedWindow, Window, slot_of
+from shared.domain.contracts import (
+    Column,
+    ColumnKind,
+    ColumnType,
+    Cursor,
+    DeleteMode,
+    Deletes,
+    Mask,
+    MaskKind,
+    Publishing,
+    PublishMode,
+    TableContract,
+)
+from shared.domain.progress import CursorCount
+from shared.domain.windows import PlannedWindow, Window, counted_windows, slot_of
 from shared.errors import ConfigurationError
 from shared.ledger.memory import MemoryLedger
 from shared.planning import plan_source
@@ -128,6 +143,52 @@ def test_tables_that_gain_nothing_by_it_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         plan_backfill(contract, hours(-3, -1), ledger=ledger, bucket=BUCKET)
+
+
+COUNTING = replace(
+    CONTRACT,
+    columns=(*CONTRACT.columns, Column("seq", ColumnType(ColumnKind.INT64), Mask(MaskKind.KEEP))),
+    cursor=Cursor("seq", lag=timedelta(0), overlap=timedelta(0)),
+)
+
+
+def numbers(low: int | None, high: int) -> list[PlannedWindow]:
+    return counted_windows(
+        "seq", Window(None, NOON), first=-1_000, low=low, high=high, rows_per_part=1_000_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "is_refused"),
+    [((-200, -150), True), ((-600, -500), True), ((None, -900), True), ((-100, 5), False)],
+)
+def test_numbers_below_zero_are_of_the_same_rows_too(
+    ledger: MemoryLedger, clock: SteppingClock, other: tuple[int | None, int], is_refused: bool
+) -> None:
+    plan_backfill(COUNTING, numbers(None, -100), ledger=ledger, bucket=BUCKET)
+    clock.advance(seconds=1)
+
+    with pytest.raises(ConfigurationError, match="is not done") if is_refused else nullcontext():
+        plan_backfill(COUNTING, numbers(*other), ledger=ledger, bucket=BUCKET)
+
+
+def test_a_backfill_without_an_end_reads_up_to_where_the_live_windows_go_on() -> None:
+    assert planned_end_of(CONTRACT, None, watermark=NOON) == NOON
+    for below in (0, -5, 7):
+        known = CursorCount("seq", below, NOON, 9)
+        assert planned_end_of(COUNTING, known, watermark=NOON) == below
+    for unknown in (None, CursorCount("seq", None, NOON, 9), CursorCount("version", 7, NOON, 9)):
+        with pytest.raises(ConfigurationError, match="no number of its cursor 'seq'"):
+            planned_end_of(COUNTING, unknown, watermark=NOON)
+
+
+def test_a_key_sweep_is_no_part_of_a_first_load(ledger: MemoryLedger) -> None:
+    swept = replace(CONTRACT, deletes=Deletes(DeleteMode.SWEEP))
+    scout = ToldScout(lambda: NOON + HOUR)
+    (table,) = plan_source([swept], ledger=ledger, scout=scout, bucket=BUCKET)
+
+    assert [window.slot for window in table.planned if window.is_bulk] != []
+    assert _runs(ledger) == []
 
 
 def test_how_far_a_run_is_and_how_long_it_takes_is_told_by_what_is_done(clock: SteppingClock) -> None:

@@ -30,10 +30,11 @@ from shared.domain.contracts import (
 )
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
+from shared.domain.sources import SourceLimits
 from shared.domain.windows import Extent, PlannedWindow, Window, counted_windows, is_key_sweep
 from shared.errors import Refused
 from shared.ledger.memory import MemoryLedger
-from shared.planning import Counted, plan_source
+from shared.planning import Counted, plan_source, register_source
 from shared.ports import QueueName
 
 QUARTER = timedelta(minutes=15)
@@ -281,6 +282,16 @@ def test_days_that_were_missed_are_caught_up_one_by_one(ledger: MemoryLedger) ->
     assert [window.window for window in windows] == [
         Window(midnight + timedelta(days=day), midnight + timedelta(days=day + 1)) for day in range(3)
     ]
+
+
+def test_a_table_of_days_is_not_late_before_its_day_is_over(ledger: MemoryLedger) -> None:
+    register_source([DAILY], expected_by={"orders": QUARTER}, limits=SourceLimits(), ledger=ledger)
+
+    with ledger.transaction() as tx:
+        (expectation,) = tx.expectations()
+    midnight = datetime(2026, 11, 24, tzinfo=UTC)
+    assert not expectation.is_late(midnight, now=midnight + timedelta(days=1))
+    assert expectation.is_late(midnight, now=midnight + timedelta(days=1, hours=1))
 
 
 # ---- first loads -----------------------------------------------------------------------------------------------
