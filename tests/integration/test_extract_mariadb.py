@@ -14,8 +14,8 @@ from support.mariadb import MariaDbServer
 
 from services.extractor.dialects import Dialect
 from services.extractor.readers import ReadLimits, SourceColumn, SourceReader, conditions_of, open_reader
-from services.extractor.readers.sql import pages
-from services.extractor.readers.sql.odbc import ArrowConnection
+from services.extractor.readers.sql import odbc, pages
+from services.extractor.readers.sql.odbc import ArrowConnection, DriverTraits
 from services.extractor.readers.sql.records import RecordQuery
 from services.processor.decode import parse_records
 from shared.catalog import load_sources
@@ -334,6 +334,26 @@ def test_a_login_without_any_right_is_told_so(source: Source) -> None:
 
     with pytest.raises(Exception, match=r"1044|table_missing"):
         rows_of(source, source.contract(column("id", "int32")))
+
+
+# ---- a driver that nobody knows ----------------------------------------------------------------------------
+
+
+def test_a_driver_that_nobody_knows_is_asked_in_utf16(
+    mariadb_server: MariaDbServer, fresh_mariadb_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MariaDbDatabase(mariadb_server, fresh_mariadb_database)
+    source = by_odbc(server).at(server.connection_string() + ";CHARSET=utf8mb4")
+    texts = [None, "", "é😀", 'a"b,\n', "x" * 20_000 + "😀"]
+    server.run("CREATE TABLE customers (note text)")
+    for text in texts:
+        server.run("INSERT INTO customers VALUES (" + ("NULL" if text is None else f"'{text}'") + ")")
+    monkeypatch.setattr(odbc, "traits_of", lambda _: DriverTraits())
+
+    rows = rows_of(source, source.contract(column("note")))
+    server.leave()
+
+    assert [note for (note,) in rows] == texts
 
 
 # ---- a driver that holds whole results ---------------------------------------------------------------------

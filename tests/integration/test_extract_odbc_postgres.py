@@ -1,6 +1,5 @@
 """PostgreSQL through ODBC and SQLAlchemy: the same text as by its own protocol, and a driver that must be told things."""
 
-import locale
 import os
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from support.relay import Away, Relays
 
 from services.extractor.dialects.postgresql import PostgresqlDialect
 from services.extractor.readers import ReadLimits, SourceReader, open_reader
-from services.extractor.readers.sql import SqlSnapshot, odbc, records
-from services.extractor.readers.sql.odbc import DriverTraits
+from services.extractor.readers.sql import SqlSnapshot, records
 from services.processor.decode import parse_records
 from shared.domain.contracts import TableContract
 from shared.domain.reasons import Reason
@@ -218,22 +216,6 @@ def test_values_one_by_one_come_as_they_do_in_records(
     rows = rows_of(source, source.contract(column("note"), column("id", "int32")))
 
     assert rows == [(text, None) for text in TEXTS]
-
-
-def test_a_driver_that_nobody_knows_is_asked_in_utf16(
-    server: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = by_odbc(server).at(server.connection_string() + ";MaxLongVarcharSize=1000000")
-    make_notes(server)
-    monkeypatch.setattr(odbc, "traits_of", lambda _: DriverTraits())
-    # This driver's wide characters are made by the locale, which is why it is asked for narrow ones.
-    before = locale.setlocale(locale.LC_CTYPE)
-    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-
-    rows = rows_of(source, source.contract(column("note")))
-    locale.setlocale(locale.LC_CTYPE, before)
-
-    assert [note for (note,) in rows] == TEXTS
 
 
 READ_BY_NAME = """
