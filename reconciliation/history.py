@@ -66,23 +66,37 @@ class History:
 
     @property
     def windows(self) -> tuple[Batch, ...]:
-        """Those of them that read a window, or a part of one, first."""
-        return tuple(batch for batch in self.batches if not is_second_reading(batch.slot))
+        """Those of them that read a window, or a part of one, first, by the cursor of today."""
+        return tuple(
+            batch
+            for batch in self.batches
+            if not is_second_reading(batch.slot) and self._is_alike(batch.contract_version)
+        )
+
+    def other_window_count(self, span: Span) -> int:
+        """Return how many windows of a span were read by a cursor that the table no longer has."""
+        return sum(
+            span.covers(batch.window) and not is_second_reading(batch.slot)
+            for batch in self.batches
+            if not self._is_alike(batch.contract_version)
+        )
 
     def stretch_of(self, batch: Batch) -> Stretch | None:
-        """Return what a batch reads; None if its contract had a cursor of another scale."""
-        scale = self.contracts[batch.contract_version].cursor_scale or CursorScale.MOMENT
-        return stretch_of(batch, scale) if scale is self.scale else None
+        """Return what a batch reads; None if its contract had another cursor."""
+        return stretch_of(batch, self.scale) if self._is_alike(batch.contract_version) else None
+
+    def _is_alike(self, contract_version: int) -> bool:
+        """Whether the cursor of a contract is the newest one's."""
+        one, other = self.newest, self.contracts[contract_version]
+        names = [contract.cursor.column if contract.cursor else None for contract in (one, other)]
+        return one.cursor_scale is other.cursor_scale and names[0] == names[1]
 
     def settled(self) -> list[SettledWindow]:
         """Return the windows to which nothing more comes, oldest first."""
         overlap = max(
-            overlap_of(contract)
-            for contract in self.contracts.values()
-            if contract.cursor_scale is self.newest.cursor_scale
+            overlap_of(contract) for version, contract in self.contracts.items() if self._is_alike(version)
         )
-        alike = [batch for batch in self.windows if self.stretch_of(batch)]
-        return settled_windows(alike, scale=self.scale, overlap=overlap)
+        return settled_windows(self.windows, scale=self.scale, overlap=overlap)
 
     def second_readings_of(self, window: SettledWindow) -> list[Batch]:
         """Return the batches on their way that read rows of a window again."""
@@ -163,11 +177,8 @@ def compared_groups(
     """Return the windows asked for by contract; in place of those that cannot be compared, why."""
     for version in sorted({window.batch.contract_version for window in asked}):
         compared = tuple(window for window in asked if window.batch.contract_version == version)
-        first = compared[0].stretch.low
         batches = tuple(
-            batch
-            for batch in history.batches
-            if first is None or (stretch := history.stretch_of(batch)) is None or stretch.high > first
+            batch for batch in history.batches if _may_hold_rows_of(compared[0], batch, history=history)
         )
         others = {batch.contract_version for batch in batches}
         shape = common_shape(history.newest, [history.contracts[other] for other in sorted(others)])
@@ -175,3 +186,13 @@ def compared_groups(
             yield f"{len(compared)} windows under contract {version} were not compared: {shape}"
         else:
             yield Group(shape, history.newest, compared, tuple(settled), batches)
+
+
+def _may_hold_rows_of(first: SettledWindow, batch: Batch, *, history: History) -> bool:
+    """Whether rows of a window, or of newer ones, may lie in the files of a batch."""
+    stretch = history.stretch_of(batch)
+    if stretch is not None:
+        return first.stretch.low is None or stretch.high > first.stretch.low
+    # Of another cursor: nobody knows where its rows lie, but what was planned before was read again since.
+    start = first.batch.window.start
+    return start is None or batch.window.end > start

@@ -94,6 +94,8 @@ def prove_history(
         gone_row_count += found.gone_row_count
         if names := ", ".join(map(repr, group.shape.left_out)):
             remarks.append(f"columns that were not compared, since contracts differ in them: {names}")
+    if other_count := history.other_window_count(span):
+        remarks.append(f"{other_count} windows were not compared: they were read by another cursor")
     if gone_row_count:
         remarks.append(
             f"{gone_row_count} rows are gone at the source and were left out: the next key sweep deletes them"

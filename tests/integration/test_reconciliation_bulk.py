@@ -18,6 +18,7 @@ from shared.domain.counts import Count
 from shared.domain.files import Area
 from shared.domain.windows import PlannedWindow, Window, counted_windows, slot_of
 
+NO_TIME = (timedelta(0), timedelta(0))
 FIRST, SECOND = Window(None, hour(1)), Window(hour(1), hour(2))
 
 
@@ -148,6 +149,41 @@ def test_a_row_whose_number_grew_has_left_its_window_on_every_side(fresh_databas
     assert [window.sides[Side.SOURCE].row_count for window in on_its_way.windows] == [1]
     assert arrived.is_equal
     assert [window.sides[Side.WAREHOUSE].row_count for window in arrived.windows] == [1, 1]
+
+
+def test_a_table_that_was_given_a_cursor_that_counts_is_compared_from_then_on(fresh_database):
+    shop = Travelled(fresh_database)
+    shop.insert((1, "Anna", "1", hour(0.5)), (2, "Bert", "2", hour(0.75)))
+    shop.move(None, hour(1))
+    shop.contract = by_number()
+    shop.insert((3, "Carl", "3", hour(1.5)))
+    shop.move_numbers(SECOND, low=None, high=4)
+    equal = shop.prove()
+    shop.execute("UPDATE shop__base.orders SET name = 'x' WHERE id = 2")
+
+    found = shop.prove()
+
+    assert equal.is_equal
+    assert [window.sides[Side.LAKE].row_count for window in equal.windows] == [3]
+    assert equal.unsettled_count == 0
+    assert equal.remarks == ("1 windows were not compared: they were read by another cursor",)
+    assert first_difference(found)[1].rows[0].columns == ("name",)
+
+
+def test_numbers_of_another_cursor_are_none_of_this_ones(fresh_database):
+    columns = [column("id", "int64", nullable=False), column("name"), column("other", "int64")]
+    shop = Travelled(fresh_database, _with_cursor(orders(columns=columns), Cursor("id", *NO_TIME)))
+    shop.execute("ALTER TABLE public.orders ADD other bigint GENERATED ALWAYS AS (1000 - id) STORED")
+    shop.execute("INSERT INTO public.orders (id, name) SELECT i, 'n' FROM generate_series(1, 6) i")
+    shop.move_numbers(FIRST, low=None, high=500)
+    shop.contract = _with_cursor(shop.contract, Cursor("other", *NO_TIME))
+    shop.move_numbers(SECOND, low=None, high=1_000)
+
+    found = shop.prove()
+
+    assert found.is_equal
+    assert [window.sides[Side.SOURCE].row_count for window in found.windows] == [6]
+    assert "another cursor" in found.remarks[0]
 
 
 # ---- cursors that are days ---------------------------------------------------------------------------------
