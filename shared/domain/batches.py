@@ -182,9 +182,11 @@ class Batch:
         """
         The moment whose state of the table it brings: of two versions of a row with equal cursors the later one stays.
 
-        A backfill looks at an old window as it is now.
+        A backfill looks at an old window as it is now: by the ledger's clock, which may be behind the source's.
         """
-        return self.window.end if backfill_run(self.slot) is None else self.planned_at
+        if backfill_run(self.slot) is None:
+            return self.window.end
+        return max(self.planned_at, self.window.end)
 
     def attempt_number(self, stage: Stage) -> int:
         """Return the number of the latest attempt of a stage, 0 before the first."""

@@ -84,6 +84,15 @@ def test_what_a_backfill_brings_is_as_of_the_moment_it_was_asked_for(
     assert run.batches[0].as_of >= NOON + 5 * HOUR > run.batches[0].window.end
 
 
+def test_a_backfill_wins_over_its_own_window_though_the_clock_of_the_source_is_ahead() -> None:
+    ledger = MemoryLedger(lambda: NOON - HOUR)
+    plan(ledger)
+
+    run = plan_backfill(CONTRACT, hours(-1, 0), ledger=ledger, bucket=BUCKET)
+
+    assert run.batches[0].as_of == NOON
+
+
 def test_a_backfill_does_not_hold_the_table_back(ledger: MemoryLedger, clock: SteppingClock) -> None:
     for batch in _batches(ledger):
         with ledger.transaction() as tx:
