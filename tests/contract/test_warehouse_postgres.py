@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -26,7 +27,7 @@ from support.publish_batches import (
 from local.ports import find_free_port
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.warehouse import QueryFailed
-from shared.domain.contracts import MaskKind, PublishMode
+from shared.domain.contracts import MaskKind, PublishMode, keys_of
 from shared.domain.reasons import Reason
 from shared.errors import ConfigurationError, Refused, Unavailable
 from shared.object_store.memory import MemoryObjectStore
@@ -321,6 +322,34 @@ def test_a_type_that_no_longer_fits_is_refused_by_name(published):
     detail = refused(published, [("one", "Anna", at(20))], changed, quarter=2, version=2)
 
     assert "column 'id' should be text, found bigint" in detail
+    assert published.rows() == [ANNA]
+
+
+def keys_under(published, rows, contract):
+    """Return the key sweep that found these keys after the contract was changed."""
+    load = published.batch(rows, keys_of(contract), quarter=2, version=2)
+    return replace(load, batch_id="b5wee9", slot="keys of today", same_key_versions=(1, 2))
+
+
+def test_a_sweep_finds_rows_by_a_key_whose_column_is_not_widened_yet(published):
+    narrow = contract_of(column("id", "int32"), *MERGE.columns[1:])
+    published.load([ANNA, BERT], narrow, quarter=1)
+
+    result = published.warehouse.prune(keys_under(published, [(ANNA[0],)], MERGE))
+
+    assert result.rows_deleted == 1
+    assert published.rows() == [ANNA]
+
+
+def test_a_sweep_by_a_key_of_another_type_is_refused_by_name(published):
+    published.load([ANNA], quarter=1)
+    changed = contract_of(column("id", "string"), *MERGE.columns[1:])
+
+    with pytest.raises(Refused) as refusal:
+        published.warehouse.prune(keys_under(published, [("one",)], changed))
+
+    assert refusal.value.reason is Reason.TARGET_INCOMPATIBLE
+    assert "column 'id' should be text, found bigint" in refusal.value.detail
     assert published.rows() == [ANNA]
 
 
