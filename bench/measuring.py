@@ -97,7 +97,7 @@ class Comparison:
             cpu_seconds = statistics.median(taken.cpu_seconds for taken in tries)
             rate = tries[0].record_count / seconds / 1000
             lines.append(
-                f"{way:{width}}  {seconds:8.2f}  {rate:8.0f}  {cpu_seconds:6.2f}  {most_of(tries) or 0:8.0f}"
+                f"{way:{width}}  {seconds:8.2f}  {rate:8.0f}  {cpu_seconds:6.2f}  {_whole(most_of(tries)):>8}"
             )
         for target in self.targets:
             verdict = "met" if self.ratio(target) >= target.at_least else "MISSED"
@@ -125,6 +125,10 @@ class Comparison:
 def most_of(tries: Sequence[Taken]) -> float | None:
     """Return the most memory that any try took; None if nobody told."""
     return max((round(taken.peak_mib, 1) for taken in tries if taken.peak_mib is not None), default=None)
+
+
+def _whole(number: float | None) -> str:
+    return "" if number is None else f"{number:.0f}"
 
 
 def machine() -> dict[str, object]:

@@ -1,6 +1,6 @@
 """PostgreSQL to CSV in S3 by the extractor, against `psql` copying the same query to a file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,8 @@ def make_tables(dsn: str, *, row_count: int) -> None:
 
 def compare(
     dsn: str, *, directory: Path, aws: Mapping[str, str], row_count: int, rounds: int
-) -> list[Comparison]:
+) -> Iterator[Comparison]:
     """Return the comparisons without and with two masked columns. `aws` is the environment of a local AWS server."""
-    comparisons = []
     for table, at_least in (("lineitem", 0.85), ("contact", 0.7)):
         masked = MASKED[table]
         comparison = Comparison(
@@ -44,8 +43,7 @@ def compare(
             },
             rounds=rounds,
         )
-        comparisons.append(comparison)
-    return comparisons
+        yield comparison
 
 
 def psql_copy(dsn: str, table: str, *, directory: Path, row_count: int) -> Taken:
