@@ -63,7 +63,7 @@ def enqueue(
     else:
         _print_enqueued(outcomes)
     for name, error in failed:
-        tell_error(error, about=f"source {name} was not enqueued")
+        tell_error(error, about=f"source {name} was not enqueued, or not all of it")
     if pending:
         remark(f"{pending} messages wait in the outbox; the next `enqueue` or the sweeper sends them")
     if failed:
