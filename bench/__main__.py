@@ -8,6 +8,7 @@ BENCH_ONLY names some of the comparisons: postgres, odbc, memory. MariaDB and th
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ from local.processes import Home, supervise
 
 
 def main() -> None:
-    """Start the servers, compare, stop them."""
+    """Start the servers, compare, stop them, also when we are told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="esclusa-bench-"))
     directory.chmod(0o711)  # PostgreSQL runs as another user if we are root.
     try:
