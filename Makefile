@@ -8,11 +8,12 @@ TEST_PROCESSES ?= 2
 TESTS ?= tests
 OUTAGE_SECONDS ?= 180
 SOAK_SECONDS ?= 1800
+WRITERS_SECONDS ?= 600
 # Hashes, and no registry's address. What is deployed has the versions that were tested.
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help demo test chaos outages rolling-restart soak crash-points bench lint format up down lambdas lock clean
+.PHONY: help demo test chaos outages rolling-restart soak writers crash-points bench lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -45,6 +46,9 @@ soak: $(VENV)/.dev ## Half an hour of kills, doubled messages and live writes; S
 
 bench: $(VENV)/.dev ## Measure extraction against psql and pyodbc, and its memory. BENCH_ROWS=200000 is quicker, see bench/__main__.py.
 	PYTHONPATH=.:tests $(BIN)/python -m bench
+
+writers: $(VENV)/.dev ## Twenty writers at once for ten minutes, at two databases; WRITERS_SECONDS says otherwise.
+	WRITERS_SECONDS=$(WRITERS_SECONDS) $(BIN)/python -m pytest -s tests/e2e/test_concurrent_writers.py
 
 crash-points: $(VENV)/.dev ## Hit each side effect of a batch's way in each mode, in memory, and write the table in docs/delivery.md.
 	PYTHONPATH=.:tests $(BIN)/python -m support.crash_points --write
