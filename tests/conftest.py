@@ -12,11 +12,21 @@ import pytest
 import structlog
 from psycopg import sql
 from support.mariadb import MariaDbServer
+from support.needs import SKIP_NOTHING, has_odbc
 
 from local import aws
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
 from local.processes import Home, supervise
+
+#: What is about the drivers of ODBC themselves cannot even be imported without them.
+ABOUT_ODBC = ["unit/test_sql_drivers.py", "integration/test_extract_mariadb.py"]
+collect_ignore = [] if has_odbc() or os.environ.get(SKIP_NOTHING) else ABOUT_ODBC
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [f"this machine lacks unixODBC: left out {', '.join(collect_ignore)}"] if collect_ignore else []
 
 
 @pytest.fixture(autouse=True)

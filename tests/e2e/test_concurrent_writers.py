@@ -21,6 +21,7 @@ import pytest
 from support.databases import MariaDbDatabase
 from support.fleet import SmallFleet, until
 from support.mariadb import MariaDbServer
+from support.needs import require_odbc_driver
 
 from shared.domain.batches import STATES_AT_REST, BatchState
 from shared.planning import retire_source
@@ -165,6 +166,7 @@ def test_postgresql_loses_and_doubles_nothing(fleet: SmallFleet) -> None:
 def test_mariadb_over_odbc_loses_and_doubles_nothing(
     fleet: SmallFleet, mariadb_server: MariaDbServer, fresh_mariadb_database: str
 ) -> None:
+    require_odbc_driver("MariaDB Unicode")
     database = MariaDbDatabase(mariadb_server, fresh_mariadb_database)
     database.run(
         "CREATE TABLE accounts (id int PRIMARY KEY, value bigint NOT NULL, changed datetime(6) NOT NULL, "

@@ -10,11 +10,10 @@ from typing import Protocol
 from urllib.parse import quote
 
 import psycopg
-import pyodbc
 from psycopg.conninfo import conninfo_to_dict
 from support.extraction import make_contract
 from support.mariadb import MariaDbServer
-from support.needs import lacking
+from support.needs import require_odbc_driver
 
 from local.ports import LOOPBACK
 from services.extractor.dialects import Dialect, DialectName
@@ -196,13 +195,10 @@ def by_odbc(server: PostgresDatabase | MariaDbDatabase | SqliteDatabase, *, fetc
     """A database through its ODBC driver."""
     connection = {"connection_string": SECRET, "dialect": str(server.dialect.name), "fetch": fetch}
     if isinstance(server, SqliteDatabase):
-        _need_driver("SQLite3", "libsqliteodbc")
+        require_odbc_driver("SQLite3")
         return Source(server, SourceKind.ODBC, connection, f"Driver={{SQLite3}};Database={server.file}")
     is_postgres = isinstance(server, PostgresDatabase)
-    _need_driver(
-        "PostgreSQL Unicode" if is_postgres else "MariaDB Unicode",
-        "odbc-postgresql" if is_postgres else "odbc-mariadb",
-    )
+    require_odbc_driver("PostgreSQL Unicode" if is_postgres else "MariaDB Unicode")
     return Source(
         server,
         SourceKind.ODBC,
@@ -239,8 +235,3 @@ def natively(server: PostgresDatabase) -> Source:
         server.url("postgresql", password=f"not {PASSWORD}"),
         server.url("postgresql", port=1),
     )
-
-
-def _need_driver(name: str, package: str) -> None:
-    if name not in pyodbc.drivers():
-        lacking(f"the ODBC driver {name!r}", cure=f"apt-get install {package}")
