@@ -17,7 +17,7 @@ from cli.output import (
     text_of,
     whole,
 )
-from cli.prove import choose_tables
+from cli.tables import choose_tables
 from shared.domain.contracts import Column, Content, ContractVersion, MaskKind
 from shared.ports import Ledger, MaskTally
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.context import JsonOption, SourceFilter, connections_of
-from cli.moments import Moment, read_moment
 from cli.output import (
     ExitCode,
-    NotFound,
     exit_code_of,
     heading,
     number,
@@ -23,8 +21,8 @@ from cli.output import (
     text_of,
     whole,
 )
+from cli.tables import FromOption, ToOption, choose_tables, span_of
 from shared.errors import ConfigurationError, EsclusaError
-from shared.ports import Ledger
 
 if TYPE_CHECKING:
     from reconciliation.findings import Difference, TableFinding, WindowFinding
@@ -51,24 +49,8 @@ def prove(
         str | None, typer.Argument(metavar="TABLE", help="The table to compare: NAME or SOURCE.NAME.")
     ] = None,
     source: SourceFilter = None,
-    start: Annotated[
-        Moment | None,
-        typer.Option(
-            "--from",
-            parser=read_moment,
-            metavar="MOMENT",
-            help="Only windows that end later: ISO 8601, or an age such as 2d.",
-        ),
-    ] = None,
-    end: Annotated[
-        Moment | None,
-        typer.Option(
-            "--to",
-            parser=read_moment,
-            metavar="MOMENT",
-            help="Only windows that begin earlier: ISO 8601, or an age such as 6h.",
-        ),
-    ] = None,
+    start: FromOption = None,
+    end: ToOption = None,
     is_all: Annotated[
         bool, typer.Option("--all", help="Compare every table. This is what cron runs.")
     ] = False,
@@ -87,10 +69,9 @@ def prove(
     with fleet.ledger.transaction() as tx:
         now = tx.now()
     chosen = choose_tables(fleet.ledger, table=table, source=source)
-    from reconciliation.history import Span
     from reconciliation.reading import Places
 
-    span = Span(start.seen_from(now) if start else None, end.seen_from(now) if end else None)
+    span = span_of(start, end, now=now)
     places = Places(fleet.ledger, fleet.store, fleet.secrets, connections_of(context).warehouse(fleet))
     outcomes = [_prove_one(*name, places=places, span=span) for name in chosen]
     if is_all:
@@ -108,32 +89,6 @@ def prove(
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------
-
-
-def choose_tables(ledger: Ledger, *, table: str | None, source: str | None) -> list[tuple[str, str]]:
-    """
-    Return the tables to compare, by source and name.
-
-    Raises:
-        NotFound: if the ledger knows none such.
-        ConfigurationError: if tables of several sources have the name.
-    """
-    with ledger.transaction() as tx:
-        known = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
-    known = [name for name in known if source in {None, name[0]}]
-    if table is None:
-        if not known and source is not None:
-            raise NotFound(f"source {source!r}: the ledger knows no table of it")
-        return known
-    found = [name for name in known if table in {name[1], ".".join(name)}]
-    if not found:
-        raise NotFound(f"table {table!r}: the ledger knows none of that name; `esclusa status` lists them")
-    if len(found) > 1:
-        names = ", ".join(".".join(name) for name in found)
-        raise ConfigurationError(
-            f"table {table!r}: expected one table, found {names}; say which with --source"
-        )
-    return found
 
 
 def _prove_one(source: str, table: str, *, places: "Places", span: "Span") -> Proved:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +22,7 @@ from cli.output import (
     text_of,
     whole,
 )
-from cli.prove import choose_tables
+from cli.tables import FromOption, ToOption, choose_tables, span_of
 from shared.errors import ConfigurationError, EsclusaError
 
 if TYPE_CHECKING:
@@ -60,24 +59,8 @@ def recount(
             help="Only windows that end later: an age such as 24h.",
         ),
     ] = None,
-    start: Annotated[
-        Moment | None,
-        typer.Option(
-            "--from",
-            parser=read_moment,
-            metavar="MOMENT",
-            help="Only windows that end later: ISO 8601, or an age such as 2d.",
-        ),
-    ] = None,
-    end: Annotated[
-        Moment | None,
-        typer.Option(
-            "--to",
-            parser=read_moment,
-            metavar="MOMENT",
-            help="Only windows that begin earlier: ISO 8601, or an age such as 6h.",
-        ),
-    ] = None,
+    start: FromOption = None,
+    end: ToOption = None,
     is_all: Annotated[bool, typer.Option("--all", help="Count every table. This is what cron runs.")] = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell which windows gained rows, and plan and note nothing.")
@@ -98,7 +81,7 @@ def recount(
     fleet = connections_of(context).fleet()
     with fleet.ledger.transaction() as tx:
         now = tx.now()
-    span = _span(last or start, end, now=now)
+    span = span_of(last or start, end, now=now)
     chosen = choose_tables(fleet.ledger, table=table, source=source)
     outcomes = [_recount_one(*name, fleet=fleet, span=span, is_dry_run=is_dry_run) for name in chosen]
     if is_all and not is_dry_run:
@@ -115,12 +98,6 @@ def recount(
             tell_error(outcome.error, about=f"{outcome.source}.{outcome.table} was not counted to the end")
     if code := _exit_code(outcomes):
         raise typer.Exit(code)
-
-
-def _span(start: Moment | None, end: Moment | None, *, now: datetime) -> "Span":
-    from reconciliation.history import Span
-
-    return Span(start.seen_from(now) if start else None, end.seen_from(now) if end else None)
 
 
 def _recount_one(source: str, table: str, *, fleet: "Fleet", span: "Span", is_dry_run: bool) -> Recounted:
