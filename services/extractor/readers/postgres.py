@@ -41,6 +41,7 @@ from services.extractor.readers import (
     conditions_of,
     fingerprint_of,
 )
+from services.extractor.readers.database import DatabaseSnapshot
 from shared.answering import connect
 from shared.domain.contracts import CursorScale, TableContract
 from shared.domain.drift import Drift
@@ -306,7 +307,7 @@ class PostgresReader:
         return {"schema": schema, "name": name}
 
 
-class PostgresSnapshot:
+class PostgresSnapshot(DatabaseSnapshot):
     """One transaction on one table. See `SourceSnapshot`."""
 
     def __init__(
@@ -321,40 +322,12 @@ class PostgresSnapshot:
         describe_anew: Callable[[], tuple[SourceColumn, ...]],
         chunk_size_in_bytes: int,
     ) -> None:
+        super().__init__(columns, taken_at=taken_at, open_since=open_since)
         self._contract = contract
         self._connection = connection
-        self._columns = columns
         self._conditions = conditions
-        self._taken_at = taken_at
-        self._open_since = open_since
         self._describe_anew = describe_anew
         self._chunk_size_in_bytes = chunk_size_in_bytes
-        self._rows_read_count = 0
-
-    @property
-    def taken_at(self) -> datetime:
-        """The database's clock before the snapshot."""
-        return self._taken_at
-
-    @property
-    def open_since(self) -> datetime | None:
-        """The start of the oldest transaction that had written, by the database's own list."""
-        return self._open_since
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the columns and types in the snapshot."""
-        return fingerprint_of(self._columns)
-
-    @property
-    def rows_read_count(self) -> int:
-        """As PostgreSQL itself counted them."""
-        return self._rows_read_count
-
-    @property
-    def rows_outside_window_count(self) -> int:
-        """None: the database compares exactly."""
-        return 0
 
     def read(self) -> Generator[Chunk, None, None]:
         """Read the rows of the window; see `SourceSnapshot`."""

@@ -23,6 +23,7 @@ from services.extractor.readers import (
     conditions_of,
     fingerprint_of,
 )
+from services.extractor.readers.database import DatabaseSnapshot
 from services.extractor.readers.sql.driver import Driver, WatchedConnection
 from services.extractor.readers.sql.pages import statements_of
 from services.extractor.readers.sql.records import RecordQuery, chunks_of
@@ -333,7 +334,7 @@ class SqlReader:
         return schema, name
 
 
-class SqlSnapshot:
+class SqlSnapshot(DatabaseSnapshot):
     """One transaction on one table. See `SourceSnapshot`."""
 
     def __init__(
@@ -347,40 +348,12 @@ class SqlSnapshot:
         open_since: datetime | None,
         max_record_octets: int,
     ) -> None:
+        super().__init__(columns, taken_at=taken_at, open_since=open_since)
         self._reader = reader
         self._connection = connection
         self._query = query
-        self._columns = columns
-        self._taken_at = taken_at
-        self._open_since = open_since
-        self._rows_read_count = 0
         #: No record of it is larger.
         self.max_record_octets = max_record_octets
-
-    @property
-    def taken_at(self) -> datetime:
-        """The database's clock before the snapshot."""
-        return self._taken_at
-
-    @property
-    def open_since(self) -> datetime | None:
-        """The start of the oldest transaction that had written, by the database's own list."""
-        return self._open_since
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the columns and types in the snapshot."""
-        return fingerprint_of(self._columns)
-
-    @property
-    def rows_read_count(self) -> int:
-        """As they came out of the driver."""
-        return self._rows_read_count
-
-    @property
-    def rows_outside_window_count(self) -> int:
-        """None: the database compares exactly."""
-        return 0
 
     def read(self) -> Generator[Chunk, None, None]:
         """Read the rows of the window; see `SourceSnapshot`."""

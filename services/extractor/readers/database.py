@@ -1,0 +1,43 @@
+"""What the snapshots of all databases have in common, whatever carries their rows."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from services.extractor.readers import SourceColumn, fingerprint_of
+
+
+class DatabaseSnapshot:
+    """What was seen before the rows are read, and how many were. See `SourceSnapshot`."""
+
+    def __init__(
+        self, columns: Sequence[SourceColumn], *, taken_at: datetime, open_since: datetime | None
+    ) -> None:
+        self._columns = columns
+        self._taken_at = taken_at
+        self._open_since = open_since
+        self._rows_read_count = 0
+
+    @property
+    def taken_at(self) -> datetime:
+        """The database's clock before the snapshot."""
+        return self._taken_at
+
+    @property
+    def open_since(self) -> datetime | None:
+        """The start of the oldest transaction that had written, by the database's own list."""
+        return self._open_since
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the columns and types in the snapshot."""
+        return fingerprint_of(self._columns)
+
+    @property
+    def rows_read_count(self) -> int:
+        """As the database, or its driver, counted them."""
+        return self._rows_read_count
+
+    @property
+    def rows_outside_window_count(self) -> int:
+        """None: the database compares exactly."""
+        return 0
