@@ -40,7 +40,7 @@ from shared.domain.files import Area
 from shared.domain.reasons import Reason
 from shared.ports import ByteReader, Ledger, ObjectStore, QueueSender, SecretStore, Upload
 
-SCHEDULES = int(os.environ.get("ESCLUSA_SIMULATED_SCHEDULES", "1500"))
+SCHEDULES = int(os.environ.get("ESCLUSA_SIMULATED_SCHEDULES", "2000"))
 GROUPS = 20
 #: Every how manieth side effect is hit by a single fault. 1 hits each; a prime wanders over the kinds.
 STRIDE = int(os.environ.get("ESCLUSA_SIMULATED_STRIDE", "61"))
