@@ -47,6 +47,9 @@ CLAIM_LEASE = timedelta(seconds=6)
 #: The most that anything awaited may take. Generous: the machine may be busy with other tests.
 PATIENCE_SECONDS = 150.0
 
+#: More often than that nobody has to plan until what was there at a moment is planned.
+MOST_PLANNINGS = 40
+
 OPEN_STATES = frozenset(BatchState) - STATES_AT_REST
 
 Found = TypeVar("Found")
@@ -247,17 +250,24 @@ class SmallFleet:
             for contract in source.contracts()
         ]
 
-        def all_planned() -> bool:
-            # A snapshot is planned only when none is on its way, and many small windows take longer than one.
-            self.wait_until_at_rest()
-            self.enqueue(*names)
+        def not_planned() -> list[str]:
             with self.fleet.ledger.transaction() as tx:
-                marks = [tx.watermark(contract.source, contract.table) for contract in contracts]
-            return all(mark is not None and mark > moment for mark in marks)
+                marks = [(f"{c.source}.{c.table}", tx.watermark(c.source, c.table)) for c in contracts]
+            return [f"{table} until {mark}" for table, mark in marks if mark is None or mark <= moment]
 
         slowest = max(c.schedule.every + (c.cursor.lag if c.cursor else timedelta(0)) for c in contracts)
         time.sleep(slowest.total_seconds())
-        until(all_planned, what="everything to be planned", pause=0.5)
+        for _ in range(MOST_PLANNINGS):
+            # A snapshot is planned only when none is on its way. How long that takes is no measure of anything:
+            # what is on its way has only to move.
+            self.wait_until_at_rest()
+            with suppress(Unavailable, psycopg.OperationalError):
+                self.enqueue(*names)
+                if not not_planned():
+                    break
+            time.sleep(0.5)
+        else:
+            raise TimeoutError(f"planned {MOST_PLANNINGS} times up to {moment}, and still not: {not_planned()}")
         self.wait_until_at_rest()
 
     def wait_until_at_rest(self) -> None:
