@@ -1,6 +1,7 @@
 """What `esclusa check` looks at, one thing after the other. What fails keeps nothing else from being looked at."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -127,15 +128,22 @@ def _fits_into_a_batch(reader: "SourceReader", most: int) -> str:
 
 
 def _ledger_revision(fleet: "Fleet") -> str:
-    from infra.migrations import current, newest
+    from infra.migrations import POST, PRE, current, newest, pending
+    from shared.ledger.postgres import PostgresLedger
 
-    found, expected = current(fleet.secrets.resolve(fleet.settings.ledger_dsn)), newest()
+    dsn = fleet.secrets.resolve(fleet.settings.ledger_dsn)
+    ledger = PostgresLedger(dsn)
+    # Its first transaction refuses tables that do not fit.
+    with closing(ledger), ledger.transaction():
+        found, expected = current(dsn, PRE), newest(PRE)
+    remarks = [f"revision {found}"]
     if found != expected:
-        raise ConfigurationError(
-            f"expected the tables of revision {expected}, found {found or 'none'}; migrate it, or run the version "
-            "of Esclusa that it was migrated for"
+        remarks.append(f"newer than this version of Esclusa, which needs {expected}")
+    if left := pending(dsn, POST):
+        remarks.append(
+            f"{len(left)} removals wait for `esclusa migrate --phase post`, once no older version runs"
         )
-    return f"revision {found}"
+    return "; ".join(remarks)
 
 
 def _look_into_bucket(fleet: "Fleet", bucket: str) -> str:

@@ -17,6 +17,7 @@ from cli import (
     local,
     look,
     masks,
+    migrate,
     plan,
     prove,
     quarantine,
@@ -79,6 +80,7 @@ def version(as_json: JsonOption = False) -> None:
 
 for command in (
     *(local.up, local.down),
+    migrate.migrate,
     *(sources.discover, sources.check, sources.schema),
     *(plan.enqueue, plan.crontab),
     *(backfill.backfill, backfill.backfills),

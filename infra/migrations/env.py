@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, on the connection that `infra.migrations` holds."""
+"""What Alembic runs: the revisions of one chain, on the connection that `infra.migrations` holds."""
 
 from alembic import context
 
@@ -8,5 +8,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table_schema=SCHEMA,
+    version_table=context.config.attributes["version_table"],
 )
 context.run_migrations()

@@ -71,6 +71,7 @@ from shared.domain.windows import (
 from shared.errors import IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
+from shared.ledger.revision import require_revision
 from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage, PendingMessage, QueueName
 
 Row: TypeAlias = sqlalchemy.Row[Any]
@@ -83,7 +84,8 @@ class PostgresLedger:
     `dsn` is anything libpq reads. Errors name the server and the database, never the password.
 
     Raises:
-        ConfigurationError: if `dsn` is no connection string.
+        ConfigurationError: if `dsn` is no connection string. Its first transaction raises it too, if the tables are
+            not those that this version works with.
     """
 
     def __init__(
@@ -94,16 +96,17 @@ class PostgresLedger:
             statement_timeout_seconds=statement_timeout_seconds,
             connect_timeout_seconds=connect_timeout_seconds,
         )
+        self._has_fitting_tables = False
 
     @contextmanager
     def transaction(self) -> Iterator[LedgerTransaction]:
-        with self._database.transaction() as connection:
+        with self._begin() as connection:
             yield _PostgresTransaction(connection, self._database)
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[bool]:
         # Of a transaction, not of the session: poolers between us and the database share sessions out.
-        with self._database.transaction() as connection:
+        with self._begin() as connection:
             with self._database.errors_translated(connection):
                 lock = func.pg_try_advisory_xact_lock(_lock_number("exclusively", name))
                 is_held: bool = connection.execute(select(lock)).scalar_one()
@@ -115,6 +118,15 @@ class PostgresLedger:
     def close(self) -> None:
         """Close every connection. The next transaction opens new ones."""
         self._database.close()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self._database.transaction() as connection:
+            if not self._has_fitting_tables:
+                with self._database.errors_translated(connection):
+                    require_revision(connection, name=self._database.name)
+                self._has_fitting_tables = True
+            yield connection
 
 
 class _PostgresTransaction:
