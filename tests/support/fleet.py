@@ -267,7 +267,9 @@ class SmallFleet:
                     break
             time.sleep(0.5)
         else:
-            raise TimeoutError(f"planned {MOST_PLANNINGS} times up to {moment}, and still not: {not_planned()}")
+            raise TimeoutError(
+                f"planned {MOST_PLANNINGS} times up to {moment}, and still not: {not_planned()}"
+            )
         self.wait_until_at_rest()
 
     def wait_until_at_rest(self) -> None:
