@@ -12,6 +12,8 @@ WRITERS_SECONDS ?= 600
 # Hashes, and no registry's address. What is deployed has the versions that were tested.
 COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
+# What images are made from, and what they are built with.
+IMAGE_EXTRAS := extractor processor publisher control local-server build
 
 .PHONY: help demo test chaos outages rolling-restart soak writers crash-points bench lint format up down lambdas lock clean
 
@@ -69,7 +71,9 @@ lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.
 lock: $(VENV)/.dev ## Compile requirements/*.txt anew from pyproject.toml.
 	$(COMPILE) --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra local -c requirements/dev.txt -o requirements/local.txt
-	$(COMPILE) --extra lambdas -c requirements/dev.txt -o requirements/lambdas.txt
+	for extra in lambdas $(IMAGE_EXTRAS); do \
+		$(COMPILE) --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt || exit 1; \
+	done
 
 clean: ## Stop the fleet and delete the environment and all local data.
 	@if [ -x $(BIN)/esclusa ]; then $(BIN)/esclusa down --delete-data; fi
