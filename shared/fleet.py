@@ -1,5 +1,6 @@
 """What every process of the fleet is connected to, put together in one place from its settings."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,6 +10,20 @@ from shared.ports import Ledger, ObjectStore, QueueSender, SecretStore
 from shared.queues.sqs import SqsSender, make_sqs_client
 from shared.secrets.resolver import SecretResolver
 from shared.settings import FleetSettings
+
+
+def require_ledger(settings: FleetSettings) -> None:
+    """
+    Make sure, before a process begins, that the tables of its ledger are those it works with.
+
+    Raises:
+        ConfigurationError: if they are not; the message says what to do.
+        SecretNotFound: if the reference to the ledger's DSN leads nowhere.
+        Unavailable: if the ledger, or the store behind that reference, does not answer.
+    """
+    ledger = PostgresLedger(SecretResolver(region=settings.region).resolve(settings.ledger_dsn))
+    with closing(ledger), ledger.transaction() as tx:
+        tx.now()
 
 
 @dataclass(frozen=True, slots=True)

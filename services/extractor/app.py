@@ -2,14 +2,14 @@
 
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from services.extractor.extract import extract
 from services.extractor.pace import read_limits_of
 from services.extractor.readers import open_reader
 from services.extractor.settings import ExtractorSettings
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
-from shared.fleet import Fleet
+from shared.fleet import Fleet, require_ledger
 from shared.lifecycle import StageResult
 from shared.settings import FleetSettings
 from shared.stage import Assignment
@@ -53,7 +53,7 @@ def main() -> int:
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.extractor.tasks"],
     )
-    return run_worker(app, max_attempts=fleet.max_attempts)
+    return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from services.processor.process import process
 from services.processor.settings import ProcessorSettings
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
-from shared.fleet import Fleet
+from shared.fleet import Fleet, require_ledger
 from shared.lifecycle import StageResult
 from shared.ports import QueueName
 from shared.settings import FleetSettings
@@ -47,7 +47,7 @@ def main() -> int:
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.processor.tasks"],
     )
-    return run_worker(app, max_attempts=fleet.max_attempts)
+    return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))
 
 
 if __name__ == "__main__":

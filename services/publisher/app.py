@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from services.publisher.catalog import LakeCatalog
 from services.publisher.glue import GlueCatalog, make_glue_client
@@ -11,7 +11,7 @@ from services.publisher.publish import publish
 from services.publisher.settings import PublisherSettings
 from services.publisher.warehouse import Warehouse
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
-from shared.fleet import Fleet
+from shared.fleet import Fleet, require_ledger
 from shared.lifecycle import StageResult
 from shared.ports import QueueName
 from shared.settings import FleetSettings
@@ -60,7 +60,7 @@ def main() -> int:
         settings=WorkerSettings(region=fleet.region),
         task_modules=["services.publisher.tasks"],
     )
-    return run_worker(app, max_attempts=fleet.max_attempts)
+    return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))
 
 
 if __name__ == "__main__":

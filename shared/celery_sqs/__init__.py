@@ -11,7 +11,9 @@ A service builds its app and runs it, here `services/extractor/app.py`:
             settings=settings,
             task_modules=["services.extractor.tasks"],
         )
-        return run_worker(app, max_attempts=fleet.max_attempts)
+        return run_worker(
+            app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet)
+        )
 
     if __name__ == "__main__":
         sys.exit(main())

@@ -6,7 +6,8 @@ import signal
 import socket
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import billiard
 import structlog
@@ -24,22 +25,28 @@ log = structlog.get_logger()
 
 _START_RETRY_SECONDS = 5.0
 
+_Answer = TypeVar("_Answer")
 
-def run_worker(app: Celery, *, max_attempts: int) -> int:
+
+def run_worker(app: Celery, *, max_attempts: int, require_ledger: Callable[[], None]) -> int:
     """
     Serve the app's queue until SIGTERM; return the exit code of the process.
 
     `max_attempts`: how often the ledger lets a batch be tried. A queue that gives up sooner is warned of.
+    `require_ledger`: raises if the ledger's tables do not fit this version. Asked before the first message is received.
 
     On SIGTERM nothing more is received, running tasks get `soft_shutdown_seconds` to end, the rest is interrupted
     and, if it does not hear, killed, and every message still in hand is given back at once.
 
     Raises:
-        ConfigurationError: if the queue has no dead letters, does not exist, or may not be read.
+        ConfigurationError: if the queue has no dead letters, does not exist, or may not be read, or the ledger does
+            not fit.
     """
     options = app.conf.broker_transport_options
-    queue = SqsQueue(options["queue"], options["settings"])
-    max_receive_count = _wait_for_max_receive_count(queue, settings=options["settings"])
+    settings: WorkerSettings = options["settings"]
+    _once_available(require_ledger, settings=settings, event="ledger_unavailable")
+    queue = SqsQueue(options["queue"], settings)
+    max_receive_count = _once_available(queue.max_receive_count, settings=settings, event="queue_unavailable")
     log.info("worker_starting", worker=app.main, queue=queue.queue.name, max_receive_count=max_receive_count)
     if max_receive_count <= max_attempts:
         # Nothing is lost: the sweeper sends batches whose message died a new one. But people are called to dead
@@ -51,7 +58,7 @@ def run_worker(app: Celery, *, max_attempts: int) -> int:
             max_receive_count=max_receive_count,
             expected=f"more than {max_attempts} (ESCLUSA_MAX_ATTEMPTS)",
         )
-    stop = _SoftStop(soft_shutdown_seconds=options["settings"].soft_shutdown_seconds)
+    stop = _SoftStop(soft_shutdown_seconds=settings.soft_shutdown_seconds)
     worker_shutting_down.connect(stop.begin)
     worker = _QuietWorker(
         app=app,
@@ -69,14 +76,14 @@ def run_worker(app: Celery, *, max_attempts: int) -> int:
     return worker.exitcode or 0
 
 
-def _wait_for_max_receive_count(queue: SqsQueue, *, settings: WorkerSettings) -> int:
-    # SQS may be away when a worker starts, as it may be later.
+def _once_available(ask: Callable[[], _Answer], *, settings: WorkerSettings, event: str) -> _Answer:
+    # What it asks may be away when a worker starts, as it may be later.
     while True:
         settings.touch_alive_file()
         try:
-            return queue.max_receive_count()
+            return ask()
         except Unavailable as error:
-            log.warning("queue_unavailable", error=str(error), pause_seconds=_START_RETRY_SECONDS)
+            log.warning(event, error=str(error), pause_seconds=_START_RETRY_SECONDS)
             time.sleep(_START_RETRY_SECONDS)
 
 

@@ -1,5 +1,9 @@
 """An upgrade runs in two phases, and a process works only with tables that fit it."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,6 +196,27 @@ def test_a_process_refuses_tables_from_which_a_newer_version_removed(migrated: s
         ledger.exclusively("sweep"),
     ):
         raise AssertionError("nothing is done")
+
+
+def test_a_worker_ends_before_its_first_message_if_the_tables_are_too_old(fresh_database: str) -> None:
+    settings = {
+        "ESCLUSA_LEDGER_DSN": "env:LEDGER_DSN",
+        "LEDGER_DSN": fresh_database,
+        "ESCLUSA_QUEUE_URLS": json.dumps({"publish": "http://127.0.0.1:1/queue/publish"}),
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.publisher.app"],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert ended.returncode == 1
+    assert "found none; migrate it first, with `esclusa migrate --phase pre`" in ended.stdout + ended.stderr
 
 
 # ---- the command -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def main() -> int:
         settings=WorkerSettings(),
         task_modules=["support.celery_sqs_tasks"],
     )
-    return run_worker(app, max_attempts=int(os.environ["MAX_ATTEMPTS"]))
+    return run_worker(app, max_attempts=int(os.environ["MAX_ATTEMPTS"]), require_ledger=lambda: None)
 
 
 if __name__ == "__main__":

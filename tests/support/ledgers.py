@@ -31,7 +31,7 @@ class SteppingClock:
 @contextmanager
 def migrated_template(server: EmbeddedPostgres) -> Iterator[str]:
     """Create a migrated database to copy others from: quicker than to migrate each."""
-    with _new_database(server) as name:
+    with new_database(server) as name:
         migrations.upgrade(server.dsn(name))
         yield name
 
@@ -39,7 +39,7 @@ def migrated_template(server: EmbeddedPostgres) -> Iterator[str]:
 @contextmanager
 def copied_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
     """Create a database as a copy and return its DSN; it is dropped afterwards."""
-    with _new_database(server, template=template) as name:
+    with new_database(server, template=template) as name:
         yield server.dsn(name)
 
 
@@ -52,7 +52,8 @@ def postgres_ledger(dsn: str, *, statement_timeout_seconds: int = 30) -> Iterato
 
 
 @contextmanager
-def _new_database(server: EmbeddedPostgres, *, template: str = "template0") -> Iterator[str]:
+def new_database(server: EmbeddedPostgres, *, template: str = "template0") -> Iterator[str]:
+    """Create a database, as a copy if it is told of which, and give its name; it is dropped afterwards."""
     name = f"ledger_{secrets.token_hex(6)}"
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
         connection.execute(
