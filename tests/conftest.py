@@ -29,6 +29,26 @@ def pytest_report_header() -> list[str]:
     return [f"this machine lacks unixODBC: left out {', '.join(collect_ignore)}"] if collect_ignore else []
 
 
+#: They run whole fleets: ten processes each, and more than one fleet at a time is too much for a small machine.
+WITH_A_FLEET = ("e2e", "chaos")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Share tests among processes: those with a fleet to one of them, from the start; of the others a file at a time.
+
+    `--dist loadgroup` gives out groups in their order, each to one process. Simulations take long and have nothing in
+    common: they are given out one by one.
+    """
+    directories = {item: item.path.relative_to(item.config.rootpath / "tests").parts[0] for item in items}
+    for item, directory in directories.items():
+        if not item.path.stem.startswith("test_simulation"):
+            item.add_marker(pytest.mark.xdist_group("fleet" if directory in WITH_A_FLEET else item.path.stem))
+    order = [*WITH_A_FLEET, "integration", "contract", "unit", "house"]
+    items.sort(key=lambda item: order.index(directories[item]) if directories[item] in order else len(order))
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_they_come() -> Iterator[None]:
     """Whatever a test, or a program run in it, configured of the logs ends with it."""

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,15 @@ from services.extractor.readers import ReadLimits, open_reader
 from shared.errors import SourceConflict
 from shared.secrets.memory import MemorySecrets
 
-ROW_COUNT = 100_000
+ROW_COUNT = 10_000
 CONTRACT = make_contract([column("id", "int32"), column("name")])
+
+#: A query that is at work, not one whose answer fills a buffer: PostgreSQL cancels none that waits for its client.
+SLOW_VIEW = """
+ALTER TABLE customers RENAME TO all_customers;
+CREATE VIEW customers AS SELECT * FROM all_customers WHERE id > 100 OR pg_sleep(0.1) IS NOT NULL;
+"""
+QUICK_VIEW = "CREATE OR REPLACE VIEW customers AS SELECT * FROM all_customers;"
 
 
 class Standby(EmbeddedPostgres):
@@ -66,7 +75,8 @@ def standby(postgres_server: EmbeddedPostgres, server_directory: Path) -> Iterat
 
 def wait_until_replayed(standby: Standby, primary_dsn: str) -> None:
     with psycopg.connect(primary_dsn) as primary, psycopg.connect(standby.dsn("postgres")) as replica:
-        (written,) = primary.execute("SELECT pg_current_wal_lsn()").fetchone() or ("",)
+        # Inserted, not written: a commit of this server does not wait for its log.
+        (written,) = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or ("",)
         deadline = time.monotonic() + 60
         while True:
             found = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [written]).fetchone()
@@ -81,26 +91,50 @@ def test_what_a_standby_cancels_is_a_conflict_and_read_again_it_is_whole(
     fresh_database: str, standby: Standby
 ) -> None:
     name = str(conninfo_to_dict(fresh_database)["dbname"])
-    with psycopg.connect(fresh_database, autocommit=True) as primary:
-        primary.execute(
-            f"CREATE TABLE customers AS SELECT i AS id, repeat('x', 300) AS name FROM generate_series(1, {ROW_COUNT}) i"
-        )
+    change(
+        fresh_database,
+        f"CREATE TABLE customers AS SELECT i AS id, 'x' AS name FROM generate_series(1, {ROW_COUNT}) i",
+        SLOW_VIEW,
+    )
     wait_until_replayed(standby, fresh_database)
     secrets = MemorySecrets({"env:SHOP_DSN": standby.dsn(name)})
-    limits = ReadLimits(chunk_size_in_bytes=64 * 1024)
+    removal = ["DELETE FROM all_customers WHERE id % 2 = 0", "VACUUM all_customers"]
 
     with (
-        open_reader(CONTRACT, secrets=secrets, limits=limits) as reader,
+        open_reader(CONTRACT, secrets=secrets, limits=ReadLimits()) as reader,
         reader.open_snapshot(WINDOW) as snapshot,
+        once_it_reads(standby, lambda: change(fresh_database, *removal)),
+        pytest.raises(SourceConflict, match="conflict with recovery"),
     ):
-        chunks = snapshot.read()
-        next(chunks)
-        with psycopg.connect(fresh_database, autocommit=True) as primary:
-            primary.execute("DELETE FROM customers WHERE id % 2 = 0")
-            primary.execute("VACUUM customers")
-        wait_until_replayed(standby, fresh_database)
-        with pytest.raises(SourceConflict, match="conflict with recovery"):
-            list(chunks)
+        list(snapshot.read())
+    change(fresh_database, QUICK_VIEW)
+    wait_until_replayed(standby, fresh_database)
     result, _ = run_extract(CONTRACT, secrets={"env:SHOP_DSN": standby.dsn(name)})
 
     assert result.counts["rows_read"] == ROW_COUNT // 2
+
+
+def change(dsn: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+@contextmanager
+def once_it_reads(standby: Standby, act: Callable[[], None]) -> Iterator[None]:
+    """Do something as soon as a query on the standby sleeps, while the block runs."""
+
+    def wait_and_act() -> None:
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        deadline = time.monotonic() + 60
+        with psycopg.connect(standby.dsn("postgres"), autocommit=True) as replica:
+            while replica.execute(asleep).fetchone() == (0,):
+                assert time.monotonic() < deadline, "nobody reads"
+                time.sleep(0.02)
+        act()
+
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(wait_and_act)
+        yield
+        acting.result()
