@@ -39,7 +39,12 @@ def connect_warehouse(fleet: Fleet) -> Warehouse:
     Raises:
         SecretNotFound: if the reference to its DSN leads nowhere.
     """
-    return PostgresWarehouse(fleet.secrets.resolve(PublisherSettings().warehouse_dsn), store=fleet.store)
+    settings = PublisherSettings()
+    return PostgresWarehouse(
+        fleet.secrets.resolve(settings.warehouse_dsn),
+        store=fleet.store,
+        analysts_role=settings.warehouse_analysts_role,
+    )
 
 
 @cache

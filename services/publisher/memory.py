@@ -17,15 +17,19 @@ from services.publisher.warehouse import (
     PruneResult,
     QueryFailed,
     QueryResult,
+    Rebuild,
+    RebuildResult,
     refuse_burst,
     refuse_clear_values,
     refuse_empty_replace,
+    refuse_own_names,
+    refuse_while_rolled_back,
     target_of,
 )
 from shared.domain.contracts import Column, DeleteMode, PublishMode, TableContract
 from shared.domain.files import DataFile
 from shared.domain.reasons import Reason
-from shared.domain.windows import Extent, Window
+from shared.domain.windows import Extent, Window, is_key_sweep
 from shared.errors import LostLease, Refused
 from shared.ports import ObjectStore
 
@@ -75,6 +79,9 @@ class MemoryWarehouse:
         self._tables: dict[tuple[str, str], _Table] = {}
         self._markers: dict[str, Marker] = {}
         self._prunes: dict[str, tuple[NativeLoad, PruneResult]] = {}
+        self._rebuilds: dict[str, RebuildResult] = {}
+        #: What holds a table at an earlier state, by the name of the table.
+        self._holds: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -84,6 +91,7 @@ class MemoryWarehouse:
 
     def load(self, load: NativeLoad) -> LoadResult:
         """Bring a batch into its table; see `Warehouse`."""
+        refuse_own_names(load.contract)
         with self._lock:
             before = self._markers.get(load.batch_id)
             if before is not None and before.load.attempt > load.attempt:
@@ -92,6 +100,7 @@ class MemoryWarehouse:
                 )
             if before is not None and before.load.manifest_sha256 == load.manifest_sha256:
                 return replace(before.result, was_loaded_before=True)
+            refuse_while_rolled_back(load, self._holds.get(target_of(load)))
             if load.contract.publishing.mode is PublishMode.REPLACE:
                 if self._has_newer(load):
                     return LoadResult(is_superseded=True)
@@ -121,23 +130,62 @@ class MemoryWarehouse:
                 raise LostLease(f"batch {load.batch_id}: attempt {before[0].attempt} of publish has done it")
             if before is not None and before[0].manifest_sha256 == load.manifest_sha256:
                 return replace(before[1], was_loaded_before=True)
+            refuse_while_rolled_back(load, self._holds.get(target_of(load)))
             table = self._tables.get((load.contract.source, load.contract.table))
             deleted = 0
             if table is not None:
-                keys = {_key_of(row, load.contract) for row in self._stage(load)}
-                rows = [
-                    row
-                    for row in table.rows
-                    if row.window_end > load.as_of
-                    or self._markers[row.batch_id].load.contract_version not in load.same_key_versions
-                    or _key_of(row, load.contract) in keys
-                ]
+                rows = self._without_gone(load, table.rows, self._markers)
                 deleted = len(table.rows) - len(rows)
                 refuse_burst(load, deleted=deleted, total=len(table.rows))
                 table.rows = rows
             result = PruneResult(load.record_count, deleted)
             self._prunes[load.batch_id] = load, result
             return result
+
+    def _without_gone(
+        self, sweep: NativeLoad, rows: list[StoredRow], markers: Mapping[str, Marker]
+    ) -> list[StoredRow]:
+        keys = {_key_of(row, sweep.contract) for row in self._stage(sweep)}
+        return [
+            row
+            for row in rows
+            if row.window_end > sweep.as_of
+            or markers[row.batch_id].load.contract_version not in sweep.same_key_versions
+            or _key_of(row, sweep.contract) in keys
+        ]
+
+    def rebuild(self, rebuild: Rebuild) -> RebuildResult:
+        """Make a table anew of some of its batches; see `Warehouse`."""
+        with self._lock:
+            if (before := self._rebuilds.get(rebuild.id)) is not None:
+                return replace(before, was_done_before=True)
+            newest = rebuild.newest
+            contract = newest.contract
+            table = self._tables.setdefault(
+                (contract.source, contract.table), _Table(contract, newest.contract_version)
+            )
+            masked = {column.name for column in table.contract.output_columns if column.mask.changes_values}
+            rows: list[StoredRow] = []
+            markers = dict(self._markers)
+            prunes = dict(self._prunes)
+            for load in rebuild.loads:
+                if is_key_sweep(load.slot):
+                    kept = self._without_gone(load, rows, markers)
+                    prunes[load.batch_id] = load, PruneResult(load.record_count, len(rows) - len(kept))
+                    rows = kept
+                    continue
+                refuse_clear_values(load, masked=masked)
+                rows, result = _MODES[load.contract.publishing.mode](load, self._stage(load), rows)
+                markers[load.batch_id] = Marker(load, result)
+            for batch_id in rebuild.withdrawn_batch_ids:
+                markers.pop(batch_id, None)
+                prunes.pop(batch_id, None)
+            table.rows, self._markers, self._prunes = rows, markers, prunes
+            self._holds.pop(target_of(newest), None)
+            if rebuild.is_held:
+                self._holds[target_of(newest)] = rebuild.id
+            result_of_all = self._rebuilds[rebuild.id] = RebuildResult(len(rows))
+            return result_of_all
 
     def row_count(self, source: str, table: str) -> int:
         """Return how many rows analysts see in a table; see `Warehouse`."""

@@ -41,8 +41,21 @@ def read_blocks(file: DataFile, *, columns: Sequence[Column], store: ObjectStore
                     Reason.FOOTER_MISMATCH,
                     f"{file.location}: expected the columns {', '.join(expected)}, found {', '.join(found)}",
                 )
-            for block in parquet.iter_batches(batch_size=ROWS_PER_BLOCK):
-                yield pl.DataFrame(block)
+            blocks = (pl.DataFrame(block) for block in parquet.iter_batches(batch_size=ROWS_PER_BLOCK))
+            yield from blocks if file.first_row is None else _rows_of_one(file, file.first_row, blocks)
+
+
+def _rows_of_one(file: DataFile, first_row: int, blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Leave out the rows of other batches in the same file."""
+    start, end = first_row, first_row + file.record_count
+    position = 0
+    for block in blocks:
+        own = block[max(0, start - position) : max(0, end - position)]
+        if own.height:
+            yield own
+        position += block.height
+        if position >= end:
+            return
 
 
 def _download(file: DataFile, local_copy: IO[bytes], *, store: ObjectStore) -> None:

@@ -12,3 +12,8 @@ class PublisherSettings(BaseSettings):
     warehouse_dsn: str = Field(
         description="Reference to the warehouse's DSN: env:, file:, secretsmanager: or ssm:."
     )
+    warehouse_analysts_role: str = Field(
+        "",
+        description="Role of the warehouse that may read every source's tables, also those to come; empty grants "
+        "nothing by itself.",
+    )

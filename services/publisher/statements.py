@@ -6,13 +6,13 @@ Values are bound (`$1`), except where PostgreSQL binds none; identifiers are quo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from services.publisher.catalog import describe_column
-from services.publisher.warehouse import BASE_SUFFIX, RESERVED_PREFIX, NativeLoad, target_of
+from services.publisher.warehouse import BASE_SUFFIX, RESERVED_PREFIX, NativeLoad, refuse_own_names, target_of
 from shared.domain.contracts import ColumnKind, ColumnType, DeleteMode, PublishMode, TableContract
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent, Window
@@ -107,7 +107,7 @@ def quote_identifier(name: str) -> str:
     return sql.Identifier(name).as_string()
 
 
-def _quote_text(text: str) -> str:
+def quote_text(text: str) -> str:
     """Quote a text for the statements that bind no values."""
     return sql.Literal(text).as_string()
 
@@ -161,6 +161,7 @@ def target_table(load: NativeLoad) -> TargetTable:
     """
     contract = load.contract
     where = target_of(load)
+    refuse_own_names(contract)
     _refuse_source_name(contract.source)
     _refuse_columns(contract, where=where)
     view_schema, base_schema = (
@@ -249,7 +250,7 @@ def _incompatible(where: str, found: str) -> Refused:
     )
 
 
-# ---- the house: schemas and the table of markers -----------------------------------------------------------
+# ---- the house: schemas, and settings of a transaction -----------------------------------------------------
 
 
 #: Holds back others of the same name until the transaction ends.
@@ -267,61 +268,6 @@ COUNT_SCHEMAS = "SELECT count(*) FROM pg_namespace WHERE nspname = ANY ($1::text
 def create_schema(quoted_schema: str) -> str:
     """Create a schema unless it is there."""
     return f"CREATE SCHEMA IF NOT EXISTS {quoted_schema}"
-
-
-#: One row per batch that is in the warehouse, written in the transaction that brought it there.
-CREATE_LOADS = f"""
-CREATE TABLE IF NOT EXISTS {LOADS} (
-    batch_id text PRIMARY KEY,
-    source text NOT NULL,
-    table_name text NOT NULL,
-    mode text NOT NULL,
-    slot text NOT NULL,
-    window_start timestamptz,
-    window_end timestamptz NOT NULL,
-    contract_version integer NOT NULL,
-    publish_attempt integer NOT NULL,
-    manifest_sha256 text NOT NULL,
-    rows_staged bigint NOT NULL,
-    rows_inserted bigint NOT NULL,
-    rows_updated bigint NOT NULL,
-    rows_unchanged bigint NOT NULL,
-    rows_deleted bigint NOT NULL,
-    loaded_at timestamptz NOT NULL DEFAULT clock_timestamp()
-)
-"""
-
-#: For the newest window and contract of a table.
-INDEX_LOADS = f"CREATE INDEX IF NOT EXISTS loads_by_table ON {LOADS} (source, table_name, window_end)"
-
-#: The marker of a batch.
-FIND_LOAD = f"""
-SELECT publish_attempt, manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_deleted
-FROM {LOADS} WHERE batch_id = $1
-"""
-
-#: What stands in place of the publish mode in the marker of a key sweep, which brings nothing.
-PRUNE_MODE = "prune"
-
-#: Up to where other batches of a table are loaded, and the newest contract any of them had.
-FIND_TABLE_STATE = f"""
-SELECT max(window_end) FILTER (WHERE batch_id <> $3), max(contract_version)
-FROM {LOADS} WHERE source = $1 AND table_name = $2 AND mode <> '{PRUNE_MODE}'
-"""
-
-#: Set the marker of a batch. A replay with other files takes the place of what was there.
-SAVE_LOAD = f"""
-INSERT INTO {LOADS} (
-    batch_id, source, table_name, mode, slot, window_start, window_end, contract_version, publish_attempt,
-    manifest_sha256, rows_staged, rows_inserted, rows_updated, rows_unchanged, rows_deleted
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-ON CONFLICT (batch_id) DO UPDATE SET
-    mode = EXCLUDED.mode, contract_version = EXCLUDED.contract_version,
-    publish_attempt = EXCLUDED.publish_attempt, manifest_sha256 = EXCLUDED.manifest_sha256,
-    rows_staged = EXCLUDED.rows_staged, rows_inserted = EXCLUDED.rows_inserted,
-    rows_updated = EXCLUDED.rows_updated, rows_unchanged = EXCLUDED.rows_unchanged,
-    rows_deleted = EXCLUDED.rows_deleted, loaded_at = EXCLUDED.loaded_at
-"""
 
 
 # ---- the base table ----------------------------------------------------------------------------------------
@@ -399,6 +345,19 @@ def count_null_keys(target: TargetTable) -> str:
 
 COUNT_STAGED = f"SELECT count(*) FROM {STAGE}"
 ANALYZE_STAGE = f"ANALYZE {STAGE}"
+#: Before the next batch of one transaction.
+DROP_STAGE = f"DROP TABLE IF EXISTS {STAGE}"
+
+
+def measure_stage(target: TargetTable, *, numbers: Collection[str]) -> str:
+    """Count the values of each column, and of the numbers tell sum, minimum and maximum as text."""
+    answers = []
+    for column in target.columns:
+        answers.append(f"count({column.quoted})")
+        if column.name in numbers:
+            # The sum of bigint is numeric: nothing overflows.
+            answers += [f"{function}({column.quoted})::text" for function in ("sum", "min", "max")]
+    return f"SELECT {', '.join(answers)} FROM {STAGE}"
 
 
 def delete_older_versions(target: TargetTable) -> str:
@@ -570,10 +529,10 @@ def grant(target: TargetTable, *, role: str | None, privilege: str, is_grantable
 def comments(target: TargetTable) -> list[str]:
     """Say on base table, view and columns what they are."""
     return [
-        f"COMMENT ON TABLE {target.base} IS {_quote_text('base of ' + target.comment)}",
-        f"COMMENT ON VIEW {target.view} IS {_quote_text(target.comment)}",
+        f"COMMENT ON TABLE {target.base} IS {quote_text('base of ' + target.comment)}",
+        f"COMMENT ON VIEW {target.view} IS {quote_text(target.comment)}",
         *(
-            f"COMMENT ON COLUMN {target.view}.{column.quoted} IS {_quote_text(column.comment)}"
+            f"COMMENT ON COLUMN {target.view}.{column.quoted} IS {quote_text(column.comment)}"
             for column in target.columns
         ),
     ]
@@ -609,7 +568,7 @@ def _within(contract: TableContract, window: Window | None, extent: Extent | Non
         has_zone = contract.column(contract.cursor.column).type.kind is ColumnKind.TIMESTAMPTZ
         zone = "+00" if has_zone else ""
         bounds = {
-            operator: None if moment is None else _quote_text(f"{moment:%Y-%m-%d %H:%M:%S.%f}{zone}")
+            operator: None if moment is None else quote_text(f"{moment:%Y-%m-%d %H:%M:%S.%f}{zone}")
             for operator, moment in (("<", window.end), (">=", window.start))
         }
     cursor = quote_identifier(contract.cursor.column)

@@ -65,7 +65,15 @@ class NativeLoad:
 
 def manifest_sha256(files: Sequence[DataFile]) -> str:
     """Return the SHA-256 of a list of files: where they lie, and what is in them."""
-    listed = sorted((str(file.location), file.record_count, file.sha256) for file in files)
+    listed = sorted(
+        (
+            str(file.location),
+            file.record_count,
+            file.sha256,
+            *([file.first_row] if file.first_row is not None else []),
+        )
+        for file in files
+    )
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
@@ -111,6 +119,36 @@ class PruneResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebuild:
+    """A native table as some of its batches make it, and no others: an earlier state, or again the present one."""
+
+    #: Who asks. The same again is done once.
+    id: str
+    #: Every batch that is to be in the table, in the order of their publishing, key sweeps among them. Of a replaced
+    #: table the one snapshot.
+    loads: tuple[NativeLoad, ...]
+    #: Batches whose rows and markers go.
+    withdrawn_batch_ids: tuple[str, ...] = ()
+    #: Nothing more is loaded or pruned until another rebuild says otherwise.
+    is_held: bool = False
+
+    @property
+    def newest(self) -> NativeLoad:
+        """Of the batches that stay, the one of the newest contract."""
+        return max(self.loads, key=lambda load: load.contract_version)
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """What a rebuild came to."""
+
+    #: Rows of the base table, deleted ones included.
+    row_count: int
+    #: The same was done before; nothing was changed.
+    was_done_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class QueryResult:
     """The answer to a person's query."""
 
@@ -121,7 +159,12 @@ class QueryResult:
 
 
 class Warehouse(Protocol):
-    """Where analysts find native tables: one view per table, `<source>.<table>`."""
+    """
+    Where analysts find native tables: one view per table, `<source>.<table>`.
+
+    Beside them lies the view `<source>._esclusa_loads`: a row for each batch that is in a table, in the columns of
+    `LOADS_COLUMNS`, so that whoever may read the tables can ask whether they are fresh and complete.
+    """
 
     def load(self, load: NativeLoad) -> LoadResult:
         """
@@ -132,8 +175,9 @@ class Warehouse(Protocol):
         replace The batch is the table; `is_superseded` if a newer snapshot is there already.
 
         Raises:
-            Refused: if the rows do not arrive as the ledger counts them, a replace would empty the table, or the
-                target cannot hold the contract's names, types or key. Nothing was changed.
+            Refused: if the rows do not arrive as the ledger counts them, a replace would empty the table, the
+                target cannot hold the contract's names, types or key, or the table is held at an earlier state
+                (ROLLED_BACK). Nothing was changed.
             LostLease: if a later attempt has loaded the batch. Nothing was changed.
             Unavailable: if warehouse or store did not answer. It may or may not be loaded; load again.
         """
@@ -151,6 +195,20 @@ class Warehouse(Protocol):
                 and nobody approved them; PROOF_FAILED if the keys do not arrive as the ledger counts them;
                 TARGET_INCOMPATIBLE if the table's keys are of another type. Nothing was changed.
             LostLease: if a later attempt has done it. Nothing was changed.
+            Unavailable: if warehouse or store did not answer. It may or may not be done; do it again.
+        """
+        ...
+
+    def rebuild(self, rebuild: Rebuild) -> RebuildResult:
+        """
+        Make a table anew of some of its batches, in one transaction with its marker: readers see before or after.
+
+        The markers of the batches that are in it are set, those of the withdrawn go. What the contract's limits hold
+        back is not asked again: it was published before. The view keeps the columns of the newest contract.
+
+        Raises:
+            Refused: if the rows do not arrive as the ledger counts them, or a batch has in clear what a newer contract
+                masks. Nothing was changed.
             Unavailable: if warehouse or store did not answer. It may or may not be done; do it again.
         """
         ...
@@ -198,6 +256,27 @@ class QueryFailed(EsclusaError):
 
 #: Columns of ours begin with it, in base tables and in staging tables.
 RESERVED_PREFIX = "_esclusa_"
+#: The view beside a source's tables that tells what is loaded, and its columns in their order.
+LOADS_VIEW = f"{RESERVED_PREFIX}loads"
+LOADS_COLUMNS = (
+    "table_name",
+    "batch_id",
+    "mode",
+    "window_start",
+    "window_end",
+    "row_count",
+    "rows_inserted",
+    "rows_updated",
+    "rows_deleted",
+    "contract_version",
+    "loaded_at",
+    # From the end of the window until its rows were there.
+    "delay_seconds",
+    # Every earlier window of the table, as far as the first one there, is loaded too.
+    "is_gapless",
+    # The table is held at an earlier state.
+    "is_rolled_back",
+)
 #: Ends the schema of base tables. No source may be named so that its views fall into another's base schema.
 BASE_SUFFIX = "__base"
 
@@ -261,6 +340,39 @@ def refuse_clear_values(load: NativeLoad, *, masked: Collection[str]) -> None:
             f"{target_of(load)}: batch {load.batch_id} was read under contract {load.contract_version} and has "
             f"{', '.join(map(repr, clear))} in clear, which a newer contract masks; replay the batch: it is then read "
             "under the newest contract",
+        )
+
+
+def refuse_while_rolled_back(load: NativeLoad, rebuild_id: str | None) -> None:
+    """
+    Refuse a batch of a table that is held at an earlier state.
+
+    `rebuild_id`: what holds it; None if nothing does.
+
+    Raises:
+        Refused: ROLLED_BACK.
+    """
+    if rebuild_id is not None:
+        raise Refused(
+            Reason.ROLLED_BACK,
+            f"{target_of(load)}: it shows an earlier state since rollback {rebuild_id}, and batch {load.batch_id} would "
+            f"come on top of it; `esclusa rollback {target_of(load)} --forward` loads everything again, this batch "
+            "included",
+        )
+
+
+def refuse_own_names(contract: TableContract) -> None:
+    """
+    Refuse a table that takes a name of ours.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE.
+    """
+    if contract.table.startswith(RESERVED_PREFIX):
+        raise Refused(
+            Reason.TARGET_INCOMPATIBLE,
+            f"{contract.source}.{contract.table}: names beginning with {RESERVED_PREFIX} are Esclusa's own; give the "
+            "table another name in the source's file",
         )
 
 

@@ -86,6 +86,16 @@ class DataFile:
     recorded_at: datetime | None = None
     checked_at: datetime | None = None
     deleted_at: datetime | None = None
+    #: The compaction that wrote it, if one did; then no batch has.
+    compaction_id: str | None = None
+    #: Of a batch whose rows lie among those of others: where they begin. `record_count` is then that of the batch, and
+    #: size and checksum are those of the whole file. The ledger never keeps such a one.
+    first_row: int | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nobody of ours wrote it."""
+        return self.batch_id is None and self.compaction_id is None
 
 
 # Of the 1024 bytes that S3 allows a key, what the area and the checksum leave.

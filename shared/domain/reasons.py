@@ -67,6 +67,8 @@ class Reason(StrEnum):
     TARGET_INCOMPATIBLE = "target_incompatible"
     #: A key sweep would delete more rows at once than the table's limits allow.
     DELETE_BURST = "delete_burst"
+    #: The table is held at an earlier state.
+    ROLLED_BACK = "rolled_back"
     #: A newer snapshot of the table is published already.
     NEWER_SNAPSHOT_PUBLISHED = "newer_snapshot_published"
 

@@ -23,7 +23,7 @@ from support.publish_batches import (
 from services.publisher.memory import MemoryWarehouse, rows_in
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.rows import read_blocks
-from services.publisher.warehouse import LoadResult
+from services.publisher.warehouse import LOADS_COLUMNS, LoadResult, Rebuild, RebuildResult
 from shared.domain.contracts import DeleteMode, Deletes, MaskKind, PublishMode, keys_of
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent, Window
@@ -675,3 +675,208 @@ def test_a_sweep_is_no_load_that_a_late_batch_comes_after(published):
     published.load([ANNA], SWEPT)
 
     assert published.rows() == [ANNA]
+
+
+# ---- earlier states ----------------------------------------------------------------------------------------
+
+
+ANNE = (1, "Anne", at(16))
+
+
+def rebuilt(published, *loads, withdrawn=(), name="r1", is_held=True):
+    ids = tuple(load.batch_id for load in withdrawn)
+    return published.warehouse.rebuild(Rebuild(name, loads, ids, is_held))
+
+
+def loaded(published, *args, **kwargs):
+    load = published.batch(*args, **kwargs)
+    published.warehouse.load(load)
+    return load
+
+
+@pytest.mark.parametrize("contract", [APPEND, MERGE], ids=["append", "merge"])
+def test_a_table_made_anew_of_its_first_batches_is_as_it_was_then(published, contract):
+    first = loaded(published, [ANNA, BERT], contract, quarter=1)
+    second = loaded(published, [ANNE, CLARA], contract, quarter=2)
+
+    result = rebuilt(published, first, withdrawn=[second])
+
+    assert published.rows() == [ANNA, BERT]
+    assert result == RebuildResult(2)
+
+
+def test_a_replaced_table_goes_back_to_an_earlier_snapshot(published):
+    first = loaded(published, [ANNA], REPLACE, quarter=1)
+    second = loaded(published, [BERT], REPLACE, quarter=2)
+
+    rebuilt(published, first, withdrawn=[second])
+
+    assert published.rows() == [ANNA]
+
+
+def test_a_rebuild_repeated_changes_nothing(published):
+    first = loaded(published, [ANNA], quarter=1)
+    second = loaded(published, [ANNE], quarter=2)
+    rebuilt(published, first, withdrawn=[second])
+    rebuilt(published, first, second, name="r2", is_held=False)
+
+    late = rebuilt(published, first, withdrawn=[second])
+
+    assert late == RebuildResult(1, was_done_before=True)
+    assert published.rows() == [ANNE]
+
+
+@MODES
+def test_a_table_held_at_an_earlier_state_takes_no_batch(published, contract):
+    first = loaded(published, [ANNA], contract, quarter=1)
+    second = loaded(published, [ANNE], contract, quarter=2)
+    rebuilt(published, first, withdrawn=[second])
+
+    for load in (second, published.batch([BERT], contract, quarter=3)):
+        with pytest.raises(Refused, match="rollback r1") as refused:
+            published.warehouse.load(load)
+        assert refused.value.reason is Reason.ROLLED_BACK
+
+    assert published.rows() == [ANNA]
+    assert published.warehouse.load(first).was_loaded_before
+
+
+def test_a_table_held_at_an_earlier_state_loses_no_rows_to_a_sweep(published):
+    first = loaded(published, [ANNA, BERT], SWEPT, quarter=1)
+    rebuilt(published, first)
+
+    with pytest.raises(Refused) as refused:
+        published.warehouse.prune(keys_present(published, ANNA[0], quarter=2))
+
+    assert refused.value.reason is Reason.ROLLED_BACK
+    assert len(published.rows()) == 2
+
+
+def test_forward_again_everything_is_there_and_batches_are_taken(published):
+    first = loaded(published, [ANNA, BERT], quarter=1)
+    second = loaded(published, [ANNE], quarter=2)
+    rebuilt(published, first, withdrawn=[second])
+
+    rebuilt(published, first, second, name="r2", is_held=False)
+    published.load([CLARA], quarter=3)
+
+    assert published.rows() == sorted([ANNE, BERT, CLARA], key=repr)
+
+
+def test_rows_that_a_sweep_had_deleted_stay_deleted_when_it_is_part_of_a_rebuild(published):
+    first = loaded(published, [ANNA, BERT], SWEPT, quarter=1)
+    sweep = keys_present(published, quarter=2, is_approved=True)
+    published.warehouse.prune(sweep)
+    third = loaded(published, [CLARA], SWEPT, quarter=3)
+
+    rebuilt(published, first, replace(sweep, is_approved=False), withdrawn=[third])
+    without_rows = published.rows()
+    rebuilt(published, first, withdrawn=[sweep, third], name="r2")
+
+    assert without_rows == []
+    assert published.rows() == [ANNA, BERT]
+
+
+def test_a_rebuild_brings_back_no_clear_values_of_a_column_that_is_masked_now(published):
+    first = loaded(published, [ANNA], quarter=1)
+    masked = contract_of(MERGE.columns[0], column("name", mask=MaskKind.HMAC), MERGE.columns[2])
+    second = loaded(published, [(2, "f00d", at(20))], masked, quarter=2, version=2)
+    before = published.rows()
+
+    with pytest.raises(Refused, match="'name'"):
+        rebuilt(published, first, withdrawn=[second])
+
+    assert published.rows() == before
+
+
+def test_a_rebuild_whose_files_are_gone_changes_nothing(published):
+    first = loaded(published, [ANNA, BERT], quarter=1)
+    second = loaded(published, [ANNE], quarter=2)
+    published.store.delete(first.files[1].location)
+
+    with pytest.raises(Refused) as refused:
+        rebuilt(published, first, withdrawn=[second])
+
+    assert refused.value.reason is Reason.OBJECT_MISSING
+    assert published.rows() == [ANNE, BERT]
+    published.load([CLARA], quarter=3)
+
+
+def test_only_the_rows_of_its_batch_are_taken_of_a_file_that_holds_those_of_others(published):
+    load = published.batch([ANNA, BERT, CLARA, (4, "Dora", at(4))])
+    (first, second) = load.files
+    own = replace(
+        load,
+        files=(replace(first, first_row=1, record_count=1), replace(second, first_row=0, record_count=1)),
+    )
+
+    published.warehouse.load(own)
+
+    assert published.rows() == [BERT, CLARA]
+
+
+def test_a_table_does_not_take_a_name_of_ours(published):
+    with pytest.raises(Refused) as refused:
+        published.load([ANNA], contract_of(table="_esclusa_loads"))
+
+    assert refused.value.reason is Reason.TARGET_INCOMPATIBLE
+
+
+# ---- what analysts ask of the loads ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["postgres"])
+def answering(request: pytest.FixtureRequest) -> Published:
+    """A warehouse that answers SQL."""
+    store = MemoryObjectStore()
+    dsn = request.getfixturevalue("fresh_database")
+    return Published(PostgresWarehouse(dsn, store=store), store, dsn)
+
+
+def loads_of(answering, *columns, source="shop"):
+    """Return rows of the view of a source's loads, by table and window."""
+    listed = ", ".join(columns)
+    sql = f'SELECT {listed} FROM {source}."_esclusa_loads" ORDER BY table_name, window_end, batch_id'
+    answer = answering.warehouse.query(sql, row_limit=100, timeout_seconds=10)
+    return list(answer.rows)
+
+
+def test_the_loads_of_a_source_are_told_beside_its_tables(answering):
+    first = loaded(answering, [ANNA, BERT], quarter=1)
+    second = loaded(answering, [ANNE, CLARA, BERT], quarter=2)
+    loaded(answering, [ANNA], contract_of(source="crm"))
+
+    told = loads_of(answering, "table_name", "batch_id", "mode", "row_count", "rows_inserted", "rows_updated")
+
+    assert told == [
+        ("orders", first.batch_id, "merge", 2, 2, 0),
+        ("orders", second.batch_id, "merge", 3, 1, 1),
+    ]
+
+
+def test_the_columns_of_the_loads_are_those_of_every_warehouse(answering):
+    answering.load([ANNA])
+
+    answer = answering.warehouse.query('SELECT * FROM shop."_esclusa_loads"', row_limit=1, timeout_seconds=10)
+
+    assert answer.columns == LOADS_COLUMNS
+
+
+def test_a_window_that_is_missing_before_others_is_told(answering):
+    for quarter in (1, 2, 4):
+        answering.load([ANNA], quarter=quarter)
+
+    assert loads_of(answering, "is_gapless") == [(True,), (True,), (False,)]
+    answering.load([ANNA], quarter=3)
+    assert loads_of(answering, "is_gapless") == [(True,)] * 4
+
+
+def test_a_table_held_at_an_earlier_state_is_told_with_the_batches_that_it_has(answering):
+    first = loaded(answering, [ANNA], quarter=1)
+    second = loaded(answering, [ANNE], quarter=2)
+
+    rebuilt(answering, first, withdrawn=[second])
+
+    assert loads_of(answering, "batch_id", "is_rolled_back") == [(first.batch_id, True)]
+    rebuilt(answering, first, second, name="r2", is_held=False)
+    assert loads_of(answering, "is_rolled_back") == [(False,), (False,)]

@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 
+import polars as pl
 import psycopg
 import pytest
 import structlog
+from psycopg import sql
 from support.publish_batches import (
     APPEND,
     MERGE,
@@ -22,9 +24,11 @@ from support.publish_batches import (
     column,
     contract_of,
     load_and_hang,
+    write_file,
 )
 
 from local.ports import find_free_port
+from services.publisher import postgres_load
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.warehouse import QueryFailed
 from shared.domain.contracts import MaskKind, PublishMode, keys_of
@@ -635,3 +639,91 @@ def test_a_question_that_is_none_is_refused_and_changes_nothing(published, quest
 def test_a_question_that_takes_too_long_is_ended(published):
     with pytest.raises(QueryFailed, match=r"0\.2 seconds"):
         ask(published, "SELECT pg_sleep(30)", timeout_seconds=0.2)
+
+
+# ---- the analysts' role ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def analysts(fresh_database: str) -> Iterator[str]:
+    """A role of people who may log in nowhere and read nothing yet."""
+    role = 'the "analysts"'
+    with psycopg.connect(fresh_database, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+        yield role
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def read_as(published, role, question):
+    with published.connect() as connection:
+        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        return connection.execute(question).fetchall()
+
+
+def test_analysts_may_read_every_table_also_one_that_came_later(published, analysts):
+    published.load([ANNA])
+    published.warehouse = PostgresWarehouse(published.dsn, store=published.store, analysts_role=analysts)
+    published.load([ANNA], contract_of(table="later"))
+
+    for table in ("orders", "later", "_esclusa_loads"):
+        assert read_as(published, analysts, f'SELECT count(*) > 0 FROM shop."{table}"') == [(True,)]
+    for hidden in ("shop__base.orders", "_esclusa.loads"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            read_as(published, analysts, f"SELECT * FROM {hidden}")
+
+
+def test_a_role_of_analysts_that_is_not_there_is_told_by_name(published):
+    published.warehouse = PostgresWarehouse(published.dsn, store=published.store, analysts_role="nobody")
+
+    with pytest.raises(ConfigurationError, match="no role 'nobody'"):
+        published.load([ANNA])
+
+
+# ---- proof -------------------------------------------------------------------------------------------------
+
+
+NUMBERS = contract_of(
+    column("id", "int64"),
+    column("amount", "decimal(38,10)"),
+    column("note"),
+    cursor=None,
+    mode=PublishMode.APPEND,
+)
+
+
+def changed_on_the_way(monkeypatch, change):
+    """Have something between the files and the staging table change rows."""
+    original = postgres_load.as_csv
+    monkeypatch.setattr(postgres_load, "as_csv", lambda block: original(change(block)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda rows: rows.with_columns(note=None),
+            "'note': values that are not NULL: 2 in its files, 0 staged",
+        ),
+        (lambda rows: rows.with_columns(id=pl.col("id") + 1), "'id': the sum"),
+        (lambda rows: rows.with_columns(amount=pl.col("amount").reverse()), None),
+        (lambda rows: rows.with_columns(id=pl.Series([0, 3])), "'id': the minimum"),
+    ],
+    ids=["nulls", "sum", "none", "minimum"],
+)
+def test_rows_that_change_between_file_and_warehouse_are_noticed_by_their_measures(
+    published, monkeypatch, change, told
+):
+    changed_on_the_way(monkeypatch, change)
+    load = published.batch([], NUMBERS)
+    rows = [(1, Decimal("-0.0000000001"), "a"), (2, Decimal("9" * 28 + "." + "9" * 10), "b")]
+    load = replace(load, files=(write_file(published.store, rows, NUMBERS, batch=load.batch_id, part=1),))
+
+    if told is None:
+        published.warehouse.load(load)
+        return
+    with pytest.raises(Refused) as refused:
+        published.warehouse.load(load)
+
+    assert refused.value.reason is Reason.PROOF_FAILED
+    assert told in refused.value.detail
