@@ -17,7 +17,7 @@ import pytest
 from support.fleet import find_free_block, sample_sources, until
 from support.fronted_fleet import LEDGER, S3, SHOP, SQS, WAREHOUSE, FrontedFleet
 from support.load import Load
-from support.relay import Away, Relays
+from support.relay import MAX_REQUESTS_PER_SECOND, Away, Relays
 
 from local.processes import Home
 
@@ -25,10 +25,6 @@ SECONDS = float(os.environ.get("OUTAGE_SECONDS", "0"))
 REPORT = os.environ.get("OUTAGE_REPORT")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 3 * SECONDS)]
-
-#: What all processes of the small fleet together may ask of a part that is away. Their pauses are seconds long;
-#: a loop without a pause asks hundreds of times a second.
-MAX_REQUESTS_PER_SECOND = 20.0
 
 Phases = tuple[tuple[Away, float], ...]
 

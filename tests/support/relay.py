@@ -28,6 +28,10 @@ _CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 _CHUNK_BYTES = 256 * 1024
 
+#: What all processes of a small fleet together may ask of a part that is away. Their pauses are seconds long;
+#: a loop without a pause asks hundreds of times a second.
+MAX_REQUESTS_PER_SECOND = 20.0
+
 _T = TypeVar("_T")
 
 
