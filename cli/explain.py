@@ -47,6 +47,10 @@ CURES = {
         "Create the table again, grant SELECT on it, or correct `relation` in the source file; then replay. "
         "`esclusa check --source` tells whether it can be read."
     ),
+    Reason.QUERY_INVALID: (
+        "Correct `query` in the source file, or what it names at the source; then replay. `esclusa check --source` tells "
+        "whether the server takes it."
+    ),
     Reason.COLUMN_MISSING: (
         "Take the column out of the source file (`esclusa contract accept`), or bring it back at the source; then replay."
     ),

@@ -193,6 +193,7 @@ def describe(
         "source": batch.source,
         "table": batch.table,
         "relation": list(contract.relation),
+        "query": None if contract.query is None else contract.query.text,
         "slot": batch.slot,
         "window": _describe_window(assignment),
         "contract_version": batch.contract_version,

@@ -499,11 +499,14 @@ class TableForm(Form):
 
 
 class DatabaseTableForm(TableForm):
-    """A table or view."""
+    """A table or view, or what a query gives."""
 
-    stand_ins: ClassVar[Mapping[str, Any]] = {**TableForm.stand_ins, "relation": ["-", "-"]}
-
-    relation: Relation = Field(description="Schema and name at the source.")
+    relation: Relation | None = Field(None, description="Schema and name at the source.")
+    query: str | None = Field(
+        None,
+        description="Instead of relation: one SELECT. :window_start and :window_end in it are bound as values of the "
+        "cursor's type.",
+    )
     key_is_unique: bool = Field(
         False,
         description="Whether the source guarantees the key by a primary key or unique index. Batches are held once it no "
@@ -737,7 +740,7 @@ AnySourceForm = PostgresSourceForm | OdbcSourceForm | SqlalchemySourceForm | Res
 
 
 class WholeDatabaseTable(DatabaseTableForm):
-    """A table or view."""
+    """A table or view, or what a query gives."""
 
     columns: dict[str, ColumnForm | None] = Field(min_length=1)
 

@@ -15,6 +15,7 @@ from shared.catalog.forms import (
     MaskForm,
     MaskWord,
     Paging,
+    Product,
     RestOptionsForm,
     RestTableForm,
     ScheduleForm,
@@ -25,7 +26,9 @@ from shared.catalog.translation import (
     expected_by,
     has_previous_pseudonym,
     name_of_previous_pseudonym,
+    product_of,
     source_limits,
+    source_query,
 )
 from shared.domain.contracts import (
     COUNTING_KINDS,
@@ -84,6 +87,8 @@ def check_source(
     _check_deadline(source, wrong, document)
     for draft in drafts:
         check_table(draft, source.schedule, document=document)
+        if isinstance(draft.form, DatabaseTableForm) and draft.sound("relation", "query"):
+            _check_origin(draft, draft.form, source, document)
         if not {"limits", "schedule"} & wrong and draft.sound("schedule", "cursor"):
             _check_pace(draft, source, document)
 
@@ -321,6 +326,66 @@ def _check_collisions(names: Iterable[str], at: FieldPath, what: str, document: 
                 expected=f"{what} that differ by more than upper and lower case",
                 found=f"{shown(name)} beside {shown(first)}",
             )
+
+
+# ---- what is read ------------------------------------------------------------------------------------------
+
+
+def _check_origin(
+    draft: TableDraft, form: DatabaseTableForm, source: AnySourceForm, document: Document
+) -> None:
+    """Report a table that is read from nothing or from two things, and a query that cannot be read."""
+    if (form.relation is None) == (form.query is None):
+        document.report(
+            draft.path if form.relation is None else (*draft.path, "query"),
+            expected="relation: schema.table, or query: a SELECT",
+            found="neither" if form.relation is None else "both",
+        )
+        return
+    if form.query is None:
+        return
+    at: FieldPath = (*draft.path, "query")
+    if product_of(source) == Product.ORACLE:
+        document.report(
+            at,
+            expected="relation, and a view at the source: Oracle does not tell the columns of a query",
+            found="a query",
+        )
+        return
+    if form.key_is_unique:
+        document.report(
+            (*draft.path, "key_is_unique"),
+            expected="it with relation only: no source guarantees that a key tells the rows of a query apart",
+            found="it beside query",
+        )
+    if draft.sound("cursor"):
+        _check_query(draft, form, source, document)
+
+
+def _check_query(
+    draft: TableDraft, form: DatabaseTableForm, source: AnySourceForm, document: Document
+) -> None:
+    at: FieldPath = (*draft.path, "query")
+    try:
+        query = source_query(source, form, draft.columns)
+    except ValueError as error:
+        expected, _, found = str(error).removeprefix("expected ").partition(", found ")
+        document.report(at, expected=expected, found=found)
+        return
+    if query is None or not query.placeholders:
+        return
+    if form.cursor is None:
+        document.report(
+            at,
+            expected="no placeholders without a cursor, whose values they are",
+            found=f":{query.placeholders[0]}",
+        )
+    elif not query.bound_type and draft.columns.get(form.cursor.column):
+        document.report(
+            (*draft.path, "columns", form.cursor.column, "source_type"),
+            expected=f"the source's word for its type: as such :{query.placeholders[0]} of the query is bound",
+            found="nothing",
+        )
 
 
 # ---- key, cursor, publishing, deletes ----------------------------------------------------------------------

@@ -13,12 +13,14 @@ from shared.catalog.forms import (
     LimitsForm,
     MaskForm,
     OdbcSourceForm,
+    Product,
     QuarantineForm,
     RestColumnForm,
     RestTableForm,
     ScheduleForm,
     SqlalchemySourceForm,
 )
+from shared.catalog.queries import parse_query
 from shared.domain.contracts import (
     Column,
     Cursor,
@@ -32,6 +34,7 @@ from shared.domain.contracts import (
     SourceKind,
     TableContract,
 )
+from shared.domain.source_queries import SourceQuery
 from shared.domain.sources import SourceLimits
 from shared.domain.windows import Schedule
 
@@ -51,7 +54,7 @@ def table_contract(
     return TableContract(
         origin=_origin(source),
         table=name,
-        relation=(table.path,) if isinstance(table, RestTableForm) else table.relation,
+        relation=(table.path,) if isinstance(table, RestTableForm) else table.relation or (),
         columns=_columns(source, columns),
         key=table.key,
         cursor=_cursor(table),
@@ -61,7 +64,32 @@ def table_contract(
         limits=_limits(table.quarantine, source.quarantine),
         key_is_unique=not isinstance(table, RestTableForm) and table.key_is_unique,
         options=_texts(table.options) if isinstance(table, RestTableForm) else {},
+        query=source_query(source, table, columns) if isinstance(table, DatabaseTableForm) else None,
     )
+
+
+def source_query(
+    source: AnySourceForm, table: DatabaseTableForm, columns: Mapping[str, ColumnForm | None]
+) -> SourceQuery | None:
+    """
+    Return the query of a table that has one.
+
+    Raises:
+        ValueError: with what was expected and what was found, if it is none that can be read.
+    """
+    if table.query is None:
+        return None
+    cursor = columns.get(table.cursor.column) if table.cursor else None
+    return parse_query(
+        table.query, product=product_of(source), bound_type=cursor.source_type if cursor else ""
+    )
+
+
+def product_of(source: AnySourceForm) -> str:
+    """Return whose SQL a database speaks."""
+    if isinstance(source, OdbcSourceForm | SqlalchemySourceForm):
+        return str(source.dialect)
+    return str(Product.POSTGRESQL)
 
 
 def expected_by(table: DatabaseTableForm | RestTableForm, source_schedule: ScheduleForm) -> timedelta:

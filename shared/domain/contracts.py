@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
+from shared.domain.source_queries import SourceQuery
 from shared.domain.windows import Schedule
 
 
@@ -344,7 +345,7 @@ class TableContract:
     origin: Origin
     #: The name by which the table is known from here on.
     table: str
-    #: Schema and name at the source; for REST the path alone.
+    #: Schema and name at the source; for REST the path alone; empty if a query is read.
     relation: tuple[str, ...]
     columns: tuple[Column, ...]
     key: tuple[str, ...]
@@ -357,11 +358,18 @@ class TableContract:
     key_is_unique: bool = False
     #: For REST: paging, record path, filter parameters.
     options: Mapping[str, str] = field(default_factory=dict)
+    #: For databases: what is read in the place of a table.
+    query: SourceQuery | None = None
 
     @property
     def source(self) -> str:
         """The name of the source."""
         return self.origin.source
+
+    @property
+    def origin_name(self) -> str:
+        """How its source is told to call it: by schema and table, or the query by the table's own name."""
+        return ".".join(self.relation) if self.query is None else f"query of {self.table}"
 
     @property
     def output_columns(self) -> tuple[Column, ...]:

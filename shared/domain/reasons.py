@@ -29,6 +29,8 @@ class Reason(StrEnum):
     # The extractor refused a table.
     #: The table is not there, or may not be read.
     TABLE_MISSING = "table_missing"
+    #: The source does not take the query that stands in the place of a table, or two of its columns have one name.
+    QUERY_INVALID = "query_invalid"
     #: A column of the contract is not in the source.
     COLUMN_MISSING = "column_missing"
     #: A column of the source has another type than the contract.

@@ -1,10 +1,13 @@
-"""Both ledgers, for the suites that every ledger has to pass."""
+"""Both ledgers, and every way to read a database, for the suites that each has to pass."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from support.databases import Source
 from support.ledgers import copied_database, migrated_template, postgres_ledger
+from support.reading import WAYS, source_by
 
 from local.postgres import EmbeddedPostgres
 from shared.ledger.memory import MemoryLedger
@@ -33,3 +36,17 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
         return
     with postgres_ledger(request.getfixturevalue("dsn")) as ledger:
         yield ledger
+
+
+@pytest.fixture(params=WAYS)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    """A fresh database, and one of the ways to read it."""
+    with source_by(request, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(params=[name for name in WAYS if "sqlite" not in name])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    """The same of products that are servers."""
+    with source_by(request, tmp_path) as found:
+        yield found

@@ -31,6 +31,7 @@ from shared.domain.contracts import (
     Target,
     Truncation,
 )
+from shared.domain.source_queries import Placeholder, SourceQuery
 from shared.domain.windows import Schedule
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -64,6 +65,13 @@ contracts = st.builds(
     deletes=st.builds(Deletes, st.sampled_from(DeleteMode), texts),
     limits=st.builds(QuarantineLimits, st.integers(0, 10**9), st.floats(0, 1)),
     options=mappings,
+    query=st.none()
+    | st.builds(
+        SourceQuery,
+        st.lists(texts, min_size=1, max_size=3).map(tuple),
+        st.just((Placeholder.WINDOW_END,)),
+        texts,
+    ),
 )
 
 

@@ -66,6 +66,19 @@ class Statement:
     parameters: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class QueryDescription:
+    """How a product is asked for the columns of a query, of which no row is read."""
+
+    #: A query of the columns in their order: name, source type, `1` or `YES` if nullable.
+    columns: Statement
+    #: Statements before and after it, outside of a transaction.
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+    #: What a login may have to be given for it.
+    needs: str = ""
+
+
 class Dialect(Protocol):
     """The SQL of one database product."""
 
@@ -145,6 +158,32 @@ class Dialect(Protocol):
 
     def key(self, schema: str, name: str) -> Statement:
         """Return a query of the columns of a table's primary key, in their order."""
+        ...
+
+    def names_of_query(self, query: str) -> Statement | None:
+        """
+        Return a query of the names of a query's columns, in their order; None if `describe_query` finds them itself.
+
+        `query`: without placeholders; in the place of each stands a NULL of its type.
+        """
+        ...
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:
+        """
+        Return how to ask for a query's columns, given their names if `names_of_query` asks for them.
+
+        Raises:
+            ValueError: if the product does not tell.
+        """
+        ...
+
+    @property
+    def holds_tables_late(self) -> bool:
+        """
+        Whether a snapshot can be older than the hold of it on the tables that it reads.
+
+        One that was emptied between the two would be seen empty; what a query reads has to be held by another session.
+        """
         ...
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:

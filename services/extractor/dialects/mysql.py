@@ -9,7 +9,14 @@ Functions": a result longer than `max_allowed_packet` is NULL).
 import re
 from collections.abc import Mapping, Sequence
 
-from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
+from services.extractor.dialects import (
+    Carriage,
+    CsvField,
+    DialectName,
+    Fate,
+    QueryDescription,
+    Statement,
+)
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -237,6 +244,24 @@ class MysqlDialect:
             f"SELECT column_name FROM information_schema.key_column_usage WHERE {_EXACTLY_NAMED} "
             "AND constraint_name = 'PRIMARY' ORDER BY ordinal_position",
             (schema, name, schema, name),
+        )
+
+    holds_tables_late = False
+
+    def names_of_query(self, query: str) -> None:
+        """Return None: the description has them."""
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:  # noqa: ARG002 (the port)
+        """
+        Describe a query by an empty table of the session's own, which needs CREATE TEMPORARY TABLES.
+
+        Nothing else tells the types of expressions in the words of `columns`.
+        """
+        return QueryDescription(
+            Statement("SHOW COLUMNS FROM esclusa_described"),
+            before=(f"CREATE TEMPORARY TABLE esclusa_described AS SELECT * FROM ({query}) AS q LIMIT 0",),
+            after=("DROP TEMPORARY TABLE esclusa_described",),
+            needs="CREATE TEMPORARY TABLES in the database that it connects to",
         )
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:

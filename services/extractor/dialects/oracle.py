@@ -11,7 +11,14 @@ Sources: "SQL Language Reference" 19c (data types, format models, SET TRANSACTIO
 import re
 from collections.abc import Sequence
 
-from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
+from services.extractor.dialects import (
+    Carriage,
+    CsvField,
+    DialectName,
+    Fate,
+    QueryDescription,
+    Statement,
+)
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -220,6 +227,18 @@ class OracleDialect:
             "AND c.OWNER = ? AND c.TABLE_NAME = ? ORDER BY k.POSITION",
             (schema, name),
         )
+
+    @property
+    def holds_tables_late(self) -> bool:
+        """No: a table that changed after the snapshot raises ORA-01466."""
+        return False
+
+    def names_of_query(self, query: str) -> None:
+        """Return None: no query is described."""
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:  # noqa: ARG002 (the port)
+        """Raise: only PL/SQL would tell, and a view at the source does as well."""
+        raise ValueError("expected a view, found a query: Oracle does not tell the columns of a query")
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
         """Return a query of some rows; see `Dialect`."""

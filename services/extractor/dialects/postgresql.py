@@ -14,7 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
+from services.extractor.dialects import (
+    Carriage,
+    CsvField,
+    DialectName,
+    Fate,
+    QueryDescription,
+    Statement,
+)
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -27,6 +34,8 @@ SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
         "bytea_output": "hex",
         # The shortest text that reads back as the same float. Source: PostgreSQL documentation, 8.1.3.
         "extra_float_digits": "1",
+        # A query of a source file is read by this rule.
+        "standard_conforming_strings": "on",
     }
 )
 
@@ -118,6 +127,35 @@ CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS part (number, pos
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = part.number
 WHERE i.indisprimary AND n.nspname = ? AND c.relname = ?
 ORDER BY part.position
+"""
+
+# The row of a join with nothing: all columns of a query, NULL and typed, and none of its rows is looked for.
+_NO_ROW_OF = "SELECT q.* FROM (SELECT 1) AS nothing LEFT JOIN ({}) AS q ON FALSE"
+
+# A domain counts as the type below it, as in `_COLUMNS`. Expressions have no digits, so no column of a query has.
+_DESCRIBE_QUERY = """
+SELECT described.name,
+       CASE
+           WHEN home.nspname = 'pg_catalog' THEN pg_catalog.format_type(plain.oid, NULL)
+           ELSE pg_catalog.quote_ident(home.nspname) || '.' || pg_catalog.quote_ident(item.typname)
+                || CASE WHEN item.oid <> plain.oid THEN '[]' ELSE '' END
+       END AS source_type,
+       '1' AS nullable
+FROM (
+    SELECT pg_catalog.unnest(ARRAY[{names}]::pg_catalog.text[]) AS name,
+           pg_catalog.unnest(ARRAY[{types}]::pg_catalog.oid[]) AS oid,
+           pg_catalog.generate_series(1, {count}) AS position
+    FROM ({row}) AS z
+) AS described
+JOIN pg_catalog.pg_type AS declared ON declared.oid = described.oid
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN declared.typtype = 'd' THEN declared.typbasetype ELSE declared.oid END AS oid
+) AS plain
+JOIN pg_catalog.pg_type AS base ON base.oid = plain.oid
+JOIN pg_catalog.pg_type AS item
+    ON item.oid = CASE WHEN base.typcategory = 'A' AND base.typelem <> 0 THEN base.typelem ELSE base.oid END
+JOIN pg_catalog.pg_namespace AS home ON home.oid = item.typnamespace
+ORDER BY described.position
 """
 
 _ISO_IN_UTC = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')"""
@@ -316,6 +354,26 @@ class PostgresqlDialect:
     def key(self, schema: str, name: str) -> Statement:
         """Return the query of a table's primary key; see `Dialect`."""
         return Statement(_KEY, (schema, name))
+
+    @property
+    def holds_tables_late(self) -> bool:
+        """Yes. Source: PostgreSQL documentation, 13.6 "Caveats"."""
+        return True
+
+    def names_of_query(self, query: str) -> Statement:
+        """Return a query of the names of a query's columns, those too that stand twice."""
+        row = _NO_ROW_OF.format(query)
+        return Statement(f"SELECT pg_catalog.json_object_keys(pg_catalog.row_to_json(z)) FROM ({row}) AS z")
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:
+        """Return how to ask for the types of a query's columns; see `Dialect`."""
+        described = _DESCRIBE_QUERY.format(
+            names=", ".join("'" + name.replace("'", "''") + "'" for name in names),
+            types=", ".join(f"pg_catalog.pg_typeof(z.{self.quote(name)})" for name in names),
+            count=len(names),
+            row=_NO_ROW_OF.format(query),
+        )
+        return QueryDescription(Statement(described))
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:
         """Return a query of some rows; see `Dialect`."""

@@ -9,7 +9,14 @@ Source: "Datatypes In SQLite", 3.1.
 import re
 from collections.abc import Sequence
 
-from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
+from services.extractor.dialects import (
+    Carriage,
+    CsvField,
+    DialectName,
+    Fate,
+    QueryDescription,
+    Statement,
+)
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import STRING, ColumnKind, ColumnType
 
@@ -172,6 +179,24 @@ class SqliteDialect:
         return Statement(
             "SELECT name FROM pragma_table_xinfo(?, ?) WHERE pk > 0 ORDER BY pk",
             (name, schema),
+        )
+
+    @property
+    def holds_tables_late(self) -> bool:
+        """No: a snapshot has all tables of its moment."""
+        return False
+
+    def names_of_query(self, query: str) -> None:
+        """Return None: the description has them."""
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:  # noqa: ARG002 (the port)
+        """Describe a query by a view of the session's own, which lies in no file of the source."""
+        return QueryDescription(
+            Statement(
+                "SELECT name, type, '1' FROM pragma_table_xinfo('esclusa_described', 'temp') ORDER BY cid"
+            ),
+            before=("PRAGMA query_only = OFF", f"CREATE TEMP VIEW esclusa_described AS {query}"),
+            after=("DROP VIEW temp.esclusa_described", "PRAGMA query_only = ON"),
         )
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:

@@ -8,7 +8,14 @@ Sources, all of the Transact-SQL reference: "CAST and CONVERT" (styles), "Data t
 import re
 from collections.abc import Sequence
 
-from services.extractor.dialects import Carriage, CsvField, DialectName, Fate, Statement
+from services.extractor.dialects import (
+    Carriage,
+    CsvField,
+    DialectName,
+    Fate,
+    QueryDescription,
+    Statement,
+)
 from services.extractor.dialects.holding import holds
 from shared.domain.contracts import MAX_DECIMAL_PRECISION, STRING, ColumnKind, ColumnType
 
@@ -284,6 +291,29 @@ class SqlServerDialect:
             "JOIN sys.schemas AS s ON s.schema_id = o.schema_id "
             "WHERE i.is_primary_key = 1 AND s.name = ? AND o.name = ? ORDER BY k.key_ordinal",
             (schema, name),
+        )
+
+    @property
+    def holds_tables_late(self) -> bool:
+        """No: a read of a table that changed after the snapshot is an error, 3961."""
+        return False
+
+    def names_of_query(self, query: str) -> None:
+        """Return None: the description has them."""
+
+    def describe_query(self, query: str, names: Sequence[str]) -> QueryDescription:  # noqa: ARG002 (the port)
+        """Return a query of what the server says of the first result of a batch; see `Dialect`."""
+        return QueryDescription(
+            Statement(
+                # It does not tell which columns have masks: without UNMASK none is believed where there are any.
+                "SELECT name, CASE WHEN HAS_PERMS_BY_NAME(NULL, 'DATABASE', 'UNMASK') = 0 "
+                f"AND EXISTS (SELECT 1 FROM sys.masked_columns WHERE is_masked = 1) THEN '{_MASKED}' ELSE '' END "
+                "+ CASE system_type_name WHEN 'timestamp' THEN 'rowversion' ELSE system_type_name END, "
+                "CASE is_nullable WHEN 1 THEN '1' ELSE '0' END "
+                "FROM sys.dm_exec_describe_first_result_set(CAST(? AS nvarchar(max)), NULL, 0) "
+                "WHERE is_hidden = 0 ORDER BY column_ordinal",
+                (query,),
+            )
         )
 
     def some_of(self, expressions: str, relation: str, *, count: int) -> Statement:

@@ -10,11 +10,19 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
-from shared.domain.contracts import CursorScale, SourceKind, TableContract
+from shared.domain.contracts import (
+    MOMENT_KINDS,
+    ColumnKind,
+    Cursor,
+    CursorScale,
+    SourceKind,
+    TableContract,
+)
 from shared.domain.drift import Drift
+from shared.domain.source_queries import Placeholder
 from shared.domain.windows import Extent, Window
 from shared.ports import SecretStore
 
@@ -269,6 +277,33 @@ def conditions_of(
     if extent is not None:
         conditions += _between(extent.column, extent.low, extent.high)
     return conditions
+
+
+#: The first and the last value of each scale that a query is told where a batch has no bound.
+_FIRST_MOMENT, _LAST_MOMENT = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+_BITS = {ColumnKind.INT16: 16, ColumnKind.INT32: 32}
+
+
+def bound_value(
+    placeholder: Placeholder, conditions: Sequence[Condition], *, cursor: Cursor | None, kind: ColumnKind
+) -> datetime | date | int:
+    """
+    Return the value of a query's placeholder, by the conditions that stand around the query.
+
+    `kind`: what becomes of the cursor's type at the source, which bounds the numbers there.
+    """
+    is_start = placeholder is Placeholder.WINDOW_START
+    for condition in conditions:
+        of_cursor = cursor is not None and condition.column == cursor.column
+        # A range that is cut once more, for a driver's sake, stands behind: what is wider loses no row.
+        if of_cursor and (condition.operator == ">=") == is_start and not isinstance(condition.value, str):
+            return condition.value
+    if kind in MOMENT_KINDS:
+        return _FIRST_MOMENT if is_start else _LAST_MOMENT
+    if kind is ColumnKind.DATE:
+        return (_FIRST_MOMENT if is_start else _LAST_MOMENT).date()
+    largest = (1 << (_BITS.get(kind, 64) - 1)) - 1
+    return -largest - 1 if is_start else largest
 
 
 def _between(

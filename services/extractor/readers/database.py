@@ -1,9 +1,12 @@
 """What the snapshots of all databases have in common, whatever carries their rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from services.extractor.readers import SourceColumn, fingerprint_of
+from shared.domain.reasons import Reason
+from shared.errors import Refused
 
 
 class DatabaseSnapshot:
@@ -41,3 +44,19 @@ class DatabaseSnapshot:
     def rows_outside_window_count(self) -> int:
         """None: the database compares exactly."""
         return 0
+
+
+def require_distinct(names: Sequence[str], *, place: str) -> None:
+    """
+    Make sure that each column of a query can be told from the others.
+
+    Raises:
+        Refused: if two have one name, or one has none.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1 or not name]
+    if twice:
+        raise Refused(
+            Reason.QUERY_INVALID,
+            f"{place}: expected columns with names of their own, found {', '.join(map(repr, twice))} twice or without "
+            "one; name them by AS",
+        )

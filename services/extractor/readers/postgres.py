@@ -38,14 +38,16 @@ from services.extractor.readers import (
     Finding,
     ReadLimits,
     SourceColumn,
+    bound_value,
     conditions_of,
     fingerprint_of,
 )
-from services.extractor.readers.database import DatabaseSnapshot
+from services.extractor.readers.database import DatabaseSnapshot, require_distinct
 from shared.answering import connect
 from shared.domain.contracts import CursorScale, TableContract
 from shared.domain.drift import Drift
 from shared.domain.reasons import Reason
+from shared.domain.source_queries import SourceQuery
 from shared.domain.windows import Extent, Window
 from shared.errors import ConfigurationError, EsclusaError, Refused, SourceConflict, SourceUnavailable
 from shared.ports import SecretStore
@@ -84,7 +86,6 @@ class PostgresReader:
             contract.origin.connection.get("timeout_seconds", limits.read_timeout_seconds)
         )
         self._place = _place(contract)
-        self._relation = sql.Identifier(*contract.relation)
         self._connection: psycopg.Connection | None = None
 
     def close(self) -> None:
@@ -120,8 +121,8 @@ class PostgresReader:
     def count_rows(self, window: Window | None = None, *, extent: Extent | None = None) -> int:
         """Return how many rows a window has, or the table; see `SourceReader`."""
         with self._transaction(self._session()) as connection:
-            where = self._where(connection, window, extent)
-            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(self._relation, where)
+            origin, where = self._origin_and_where(connection, window, extent)
+            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(origin, where)
             return int(_one_value(connection, query))
 
     def cursor_bounds(self, window: Window | None = None) -> CursorBounds | None:
@@ -130,7 +131,7 @@ class PostgresReader:
         if cursor is None:
             return None
         with self._transaction(self._session()) as connection:
-            where = self._where(connection, window, None)
+            origin, where = self._origin_and_where(connection, window, None)
             column = sql.Identifier(cursor.column)
             if self._contract.cursor_scale is not CursorScale.COUNT:
                 # Python knows no other years, and no infinity.
@@ -140,27 +141,29 @@ class PostgresReader:
                     + sql.SQL("{0} >= '0001-01-02' AND {0} < '9999-12-31'").format(column)
                 )
             query = sql.SQL("SELECT pg_catalog.min({0}), pg_catalog.max({0}) FROM {1}{2}").format(
-                column, self._relation, where
+                column, origin, where
             )
             found = connection.execute(query).fetchone()
         if found is None or found[0] is None:
             return None
         return CursorBounds(*map(_in_utc, found))
 
-    def _where(
+    def _origin_and_where(
         self, connection: psycopg.Connection, window: Window | None, extent: Extent | None
-    ) -> sql.Composable:
+    ) -> tuple[sql.Composable, sql.Composable]:
         columns = self._describe(connection)
         require_agreement(self._contract, columns, types=_DIALECT, place=self._place)
         conditions = conditions_of(self._contract, window, extent=extent, with_overlap=False)
-        return _where(conditions, by_name=_columns_by_name(columns))
+        where = _where(conditions, by_name=_columns_by_name(columns))
+        return origin_of(self._contract, conditions), where
 
     @contextmanager
     def open_snapshot(self, window: Window, *, extent: Extent | None = None) -> "Iterator[PostgresSnapshot]":
         """Begin to read a window; see `SourceReader`."""
         # Before the snapshot: what commits in between is seen by it, and waited for needlessly at worst.
         open_since = self.open_since()
-        with self._locked_transaction() as connection:
+        conditions = conditions_of(self._contract, window, extent=extent)
+        with self._locked_transaction(conditions) as connection:
             taken_at = self._read_clock(connection)
             columns = self._describe(connection)
             drift = require_agreement(
@@ -175,7 +178,7 @@ class PostgresReader:
                 self._contract,
                 connection,
                 columns=columns,
-                conditions=conditions_of(self._contract, window, extent=extent),
+                conditions=conditions,
                 taken_at=taken_at,
                 open_since=open_since,
                 describe_anew=self._describe_anew,
@@ -185,19 +188,56 @@ class PostgresReader:
     # ---- the steps -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _locked_transaction(self) -> Iterator[psycopg.Connection]:
+    def _locked_transaction(self, conditions: Sequence[Condition] = ()) -> Iterator[psycopg.Connection]:
         """
-        Begin a transaction whose snapshot is not taken yet, on a table that stays as it is until it ends.
+        Begin a transaction on a table, or on the tables of a query, that stay as they are until it ends.
+
+        The snapshot of a table is not taken yet.
 
         Raises:
             Refused: if the table is not there, or may not be read.
         """
+        if self._contract.query is not None:
+            with self._held_by_query(conditions) as connection:
+                yield connection
+            return
         with self._transaction(self._session()) as connection:
             is_lockable = self._find_relation(connection)
         with self._transaction(connection):
             if is_lockable:
-                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(self._relation))
+                connection.execute(
+                    sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(origin_of(self._contract, ()))
+                )
             yield connection
+
+    @contextmanager
+    def _held_by_query(self, conditions: Sequence[Condition]) -> Iterator[psycopg.Connection]:
+        """
+        Begin a transaction on whatever a query reads.
+
+        Nobody knows its tables but the server, which takes the snapshot before it locks them. So another session
+        locks them first, by the same query for no row, until this one has its snapshot and its own locks.
+        """
+        touch = sql.SQL("SELECT FROM {} LIMIT 0").format(origin_of(self._contract, conditions))
+        with self._transaction(self._session()) as connection:
+            with self._connect() as beside, self._transaction(beside), self._query_errors():
+                beside.execute(touch)
+                connection.execute(touch)
+            yield connection
+
+    @contextmanager
+    def _query_errors(self) -> Iterator[None]:
+        """Tell what the server says of the query itself. No row was read, so it quotes none."""
+        try:
+            yield
+        except (errors.InsufficientPrivilege, errors.UndefinedTable):
+            raise
+        except psycopg.Error as error:
+            if not (error.sqlstate or "").startswith("42"):
+                raise
+            raise Refused(
+                Reason.QUERY_INVALID, f"{self._place}: {error.diag.message_primary or error}"
+            ) from None
 
     def _session(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
@@ -282,8 +322,18 @@ class PostgresReader:
         return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
     def _describe(self, connection: psycopg.Connection) -> tuple[SourceColumn, ...]:
+        if self._contract.query is not None:
+            return self._describe_query(connection, self._contract.query)
         rows = connection.execute(DESCRIBE_COLUMNS, self._names)
         return tuple(SourceColumn(*row) for row in rows)
+
+    def _describe_query(self, connection: psycopg.Connection, query: SourceQuery) -> tuple[SourceColumn, ...]:
+        text = query.written(lambda _: _DIALECT.parameter(query.bound_type).replace("?", "NULL"))
+        with self._query_errors():
+            names = [name for (name,) in connection.execute(sql.SQL(_DIALECT.names_of_query(text).sql))]
+            require_distinct(names, place=self._place)
+            rows = connection.execute(sql.SQL(_DIALECT.describe_query(text, names).columns.sql))
+            return tuple(SourceColumn(name, source_type) for name, source_type, _ in rows)
 
     def _compare(self, connection: psycopg.Connection) -> Drift:
         return compare(
@@ -294,6 +344,8 @@ class PostgresReader:
         )
 
     def _unique_keys(self, connection: psycopg.Connection) -> list[list[str]]:
+        if self._contract.query is not None:
+            return []
         return [columns for (columns,) in connection.execute(UNIQUE_KEYS, self._names)]
 
     def _describe_anew(self) -> tuple[SourceColumn, ...]:
@@ -369,8 +421,8 @@ class PostgresSnapshot(DatabaseSnapshot):
         if not lost:
             return
         condition = sql.SQL(" OR ".join(lost)).format(sql.Identifier(cursor.column))
-        relation = sql.Identifier(*self._contract.relation)
-        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(relation, condition)
+        origin = origin_of(self._contract, self._conditions)
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(origin, condition)
         if _one_value(self._connection, query):
             raise Refused(
                 Reason.NULL_CURSOR,
@@ -390,9 +442,30 @@ def copy_statement(
     ]
     return sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT csv)").format(
         sql.SQL(", ").join(expressions),
-        sql.Identifier(*contract.relation),
+        origin_of(contract, conditions),
         _where(conditions, by_name=by_name),
     )
+
+
+def origin_of(contract: TableContract, conditions: Sequence[Condition]) -> sql.Composable:
+    """
+    Return what stands behind FROM: the table, or the query with its values.
+
+    COPY takes no parameters. So the driver writes each value as a literal of its type; values are moments, dates and
+    numbers of ours, never texts, and no text of the file is searched for where they go.
+    """
+    query = contract.query
+    if query is None:
+        return sql.Identifier(*contract.relation)
+    kind = _DIALECT.fate_of(query.bound_type).type.kind
+    values = [
+        bound_value(placeholder, conditions, cursor=contract.cursor, kind=kind)
+        for placeholder in query.placeholders
+    ]
+    pieces: list[sql.Composable] = [sql.SQL("("), sql.SQL(query.pieces[0])]
+    for value, piece in zip(values, query.pieces[1:], strict=True):
+        pieces += [_literal(value, source_type=query.bound_type), sql.SQL(piece)]
+    return sql.Composed([*pieces, sql.SQL(") AS q")])
 
 
 def _where(conditions: Sequence[Condition], *, by_name: dict[str, SourceColumn]) -> sql.Composable:
@@ -464,7 +537,7 @@ def _quoted(name: str) -> str:
 
 
 def _place(contract: TableContract) -> str:
-    return f"source {contract.source!r}, table {'.'.join(contract.relation)!r}"
+    return f"source {contract.source!r}, table {contract.origin_name!r}"
 
 
 def _one_value(connection: psycopg.Connection, query: sql.SQL | sql.Composed) -> Any:

@@ -23,13 +23,14 @@ from services.extractor.readers import (
     conditions_of,
     fingerprint_of,
 )
-from services.extractor.readers.database import DatabaseSnapshot
-from services.extractor.readers.sql.driver import Driver, WatchedConnection
+from services.extractor.readers.database import DatabaseSnapshot, require_distinct
+from services.extractor.readers.sql.driver import Driver, ServerError, WatchedConnection
 from services.extractor.readers.sql.pages import statements_of
 from services.extractor.readers.sql.records import RecordQuery, chunks_of
 from shared.domain.contracts import CursorScale, SourceKind, TableContract
 from shared.domain.drift import Drift
 from shared.domain.reasons import Reason
+from shared.domain.source_queries import SourceQuery
 from shared.domain.windows import Extent, Window
 from shared.errors import EsclusaError, Refused, SourceUnavailable
 from shared.ports import SecretStore
@@ -186,18 +187,19 @@ class SqlReader:
             kind = self._find(connection)
             if not self._dialect.begins_by_statement:
                 self._run(connection, self._dialect.end_snapshot())
-            self._run(connection, self._dialect.begin_snapshot())
-            self._run(connection, self._dialect.hold(*self._names, kind))
-            columns = self._describe(connection)
-            drift = require_agreement(
-                self._contract,
-                columns,
-                types=self._dialect,
-                place=self._place,
-                unique_keys=self._unique_keys(connection),
-            )
-            tell_applied(self._contract, drift)
-            query = self._query(columns, conditions)
+            if self._contract.query is None:
+                self._run(connection, self._dialect.begin_snapshot())
+                self._run(connection, self._dialect.hold(*self._names, kind))
+                columns = self._describe(connection)
+                query = self._query_of_snapshot(connection, columns, conditions)
+            else:
+                # By another session: some products describe by what no snapshot allows.
+                with self._look() as other:
+                    columns = self._describe(other)
+                with self._held_beside(self._query(columns, conditions)):
+                    self._run(connection, self._dialect.begin_snapshot())
+                    query = self._query_of_snapshot(connection, columns, conditions)
+                    connection.query(query.touch())
             yield SqlSnapshot(
                 self,
                 connection,
@@ -208,6 +210,34 @@ class SqlReader:
                 max_record_octets=query.measure(connection),
             )
             self._run(connection, self._dialect.end_snapshot())
+
+    def _query_of_snapshot(
+        self,
+        connection: WatchedConnection,
+        columns: tuple[SourceColumn, ...],
+        conditions: Sequence[Condition],
+    ) -> RecordQuery:
+        drift = require_agreement(
+            self._contract,
+            columns,
+            types=self._dialect,
+            place=self._place,
+            unique_keys=self._unique_keys(connection),
+        )
+        tell_applied(self._contract, drift)
+        return self._query(columns, conditions)
+
+    @contextmanager
+    def _held_beside(self, query: RecordQuery) -> Iterator[None]:
+        """Hold what a query reads by another session, where a snapshot alone would come too late for it."""
+        if not self._dialect.holds_tables_late:
+            yield
+            return
+        with self._look() as other:
+            self._run(other, self._dialect.begin_snapshot())
+            other.query(query.touch())
+            yield
+            self._run(other, self._dialect.end_snapshot())
 
     @contextmanager
     def _session(self, rows_ahead: int | None = None) -> Iterator[WatchedConnection]:
@@ -275,6 +305,8 @@ class SqlReader:
         return None if text is None else _moment(text)
 
     def _find(self, connection: WatchedConnection) -> str:
+        if self._contract.query is not None:
+            return "query"
         kind = _only_text(connection.query(self._dialect.table(*self._names)))
         if kind is None:
             raise Refused(
@@ -284,11 +316,42 @@ class SqlReader:
         return kind
 
     def _describe(self, connection: WatchedConnection) -> tuple[SourceColumn, ...]:
+        if self._contract.query is not None:
+            return self._describe_query(connection, self._contract.query)
         rows = connection.query(self._dialect.columns(*self._names))
         return tuple(
             SourceColumn(name or "", source_type or "", nullable == "1")
             for name, source_type, nullable in rows
         )
+
+    def _describe_query(self, connection: WatchedConnection, query: SourceQuery) -> tuple[SourceColumn, ...]:
+        """
+        Return the columns that a query gives; none of its rows is looked for.
+
+        Raises:
+            Refused: if the server does not take it, or two of its columns have one name.
+        """
+        text = query.written(lambda _: self._dialect.parameter(query.bound_type).replace("?", "NULL"))
+        needs = ""
+        try:
+            names = self._dialect.names_of_query(text)
+            found = [name or "" for (name,) in connection.query(names)] if names else []
+            require_distinct(found, place=self._place)
+            description = self._dialect.describe_query(text, found)
+            needs = f" (describing a query needs {description.needs})" if description.needs else ""
+            self._run(connection, description.before)
+            rows = connection.query(description.columns)
+            self._run(connection, description.after)
+        except ServerError as error:
+            if not error.first_line:
+                raise
+            # No row was read, so what the server says is of the query alone.
+            raise Refused(Reason.QUERY_INVALID, f"{self._place}: {error.first_line}{needs}") from None
+        except Refused as refusal:
+            raise Refused(refusal.reason, f"{refusal.detail}{needs}") from None
+        columns = tuple(SourceColumn(row[0] or "", row[1] or "", row[2] in {"1", "YES"}) for row in rows)
+        require_distinct([column.name for column in columns], place=self._place)
+        return columns
 
     def _compare(self, connection: WatchedConnection, columns: Sequence[SourceColumn]) -> Drift:
         return compare(
@@ -297,6 +360,8 @@ class SqlReader:
 
     def _unique_keys(self, connection: WatchedConnection) -> list[list[str]]:
         """Return the primary key, the only one that each product tells alike; none if it has none."""
+        if self._contract.query is not None:
+            return []
         key = [name or "" for (name,) in connection.query(self._dialect.key(*self._names))]
         return [key] if key else []
 
@@ -380,7 +445,7 @@ class SqlSnapshot(DatabaseSnapshot):
 
 def place_of(contract: TableContract) -> str:
     """Return how errors name a table."""
-    return f"source {contract.source!r}, table {'.'.join(contract.relation)!r}"
+    return f"source {contract.source!r}, table {contract.origin_name!r}"
 
 
 def _only_text(rows: Sequence[tuple[str | None, ...]]) -> str | None:

@@ -165,6 +165,7 @@ class WatchedConnection:
 _SPEAKING_STATES = re.compile(
     r"08...|25...|28...|3D...|3F...|40...|53...|55...|57...|70100|HYT0[01]|IM...|42S02|42S22|42501|42P01|42703"
 )
+_CONNECTION_STATES = re.compile(r"08...|28...|53...|57...|70100|HYT0[01]|IM...")
 _MISSING_STATES = frozenset({"42S02", "42501", "42P01"})
 _DATA_STATES = re.compile(r"22...")
 
@@ -194,6 +195,20 @@ _CONFLICT_CODES = {
 }
 
 
+class ServerError(SourceUnavailable):
+    """
+    What a server says of a statement, or of its own state.
+
+    Attributes:
+        first_line: its own words, which no message and no log repeats: they may quote values of rows. Empty if the
+            connection is what failed, and if a secret is in them.
+    """
+
+    def __init__(self, message: str, *, first_line: str) -> None:
+        super().__init__(message)
+        self.first_line = first_line
+
+
 def error_of(
     place: str,
     *,
@@ -219,7 +234,10 @@ def error_of(
         )
     if _CONFLICT_STATES.fullmatch(state) or code in _CONFLICT_CODES.get(dialect, ()):
         return SourceConflict(f"{place}: {said}")
-    return SourceUnavailable(f"{place}: {said}")
+    is_hidden = any(secret in message for secret in secrets if secret)
+    is_of_connection = _CONNECTION_STATES.fullmatch(state) is not None
+    first_line = "" if is_hidden or is_of_connection else message.strip().partition("\n")[0]
+    return ServerError(f"{place}: {said}", first_line=first_line)
 
 
 def _said(dialect: DialectName, *, state: str, code: int, message: str, secrets: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from services.extractor.dialects import CsvField, Dialect, Statement
-from services.extractor.readers import Chunk, Condition, SourceColumn
+from services.extractor.readers import Chunk, Condition, SourceColumn, bound_value
 from services.extractor.readers.sql.driver import ResultSize, WatchedConnection
 from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR
 from shared.domain.contracts import ColumnKind, TableContract
@@ -65,7 +65,7 @@ class RecordQuery:
         self._dialect = dialect
         self._by_name = {column.name: column for column in columns}
         self._conditions = conditions
-        self._relation = ".".join(dialect.quote(name) for name in contract.relation)
+        self._relation, self._bound = self._origin()
 
     @property
     def is_of_records(self) -> bool:
@@ -81,7 +81,11 @@ class RecordQuery:
     def no_row(self) -> Statement:
         """Return the same query for no row: the server then looks at rights and expressions alone."""
         texts = _named([field.text for field in self._fields()])
-        return Statement(f"SELECT {texts} FROM {self._relation} WHERE 1 = 0")
+        return Statement(f"SELECT {texts} FROM {self._relation} WHERE 1 = 0", self._bound)
+
+    def touch(self) -> Statement:
+        """Return a query of no row that takes hold of all that the rows are read from."""
+        return Statement(self._dialect.some_of("1", self._relation, count=0).sql, self._bound)
 
     def count(self) -> Statement:
         """Return the query of how many rows there are."""
@@ -109,7 +113,9 @@ class RecordQuery:
         condition = " OR ".join(filter(None, lost))
         if not condition:
             return
-        rows = connection.query(Statement(f"SELECT COUNT(*) FROM {self._relation} WHERE {condition}"))
+        rows = connection.query(
+            Statement(f"SELECT COUNT(*) FROM {self._relation} WHERE {condition}", self._bound)
+        )
         if rows and int(rows[0][0] or 0):
             raise Refused(
                 Reason.NULL_CURSOR,
@@ -215,7 +221,20 @@ class RecordQuery:
         ]
         where = f" WHERE {' AND '.join(compared)}" if compared else ""
         parameters = tuple(_parameter_text(condition.value) for condition in self._conditions)
-        return Statement(f"SELECT {selected} FROM {self._relation}{where}", parameters)
+        return Statement(f"SELECT {selected} FROM {self._relation}{where}", self._bound + parameters)
+
+    def _origin(self) -> tuple[str, tuple[str, ...]]:
+        """Return what stands behind FROM, and the values that are bound there."""
+        query = self._contract.query
+        if query is None:
+            return ".".join(self._dialect.quote(name) for name in self._contract.relation), ()
+        kind = self._dialect.fate_of(query.bound_type).type.kind
+        values = [
+            bound_value(placeholder, self._conditions, cursor=self._contract.cursor, kind=kind)
+            for placeholder in query.placeholders
+        ]
+        text = query.written(lambda _: self._dialect.parameter(query.bound_type))
+        return f"({text}) AS q", tuple(map(_parameter_text, values))
 
     def _record(self) -> str | None:
         return self._dialect.record_of(self._fields())
