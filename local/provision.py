@@ -14,11 +14,14 @@ from botocore.exceptions import ClientError
 from infra.deploy import deploy_source_stack, deploy_stack
 from infra.migrations import upgrade
 from infra.names import logical_id, stack_name
-from infra.templates import InlineCode, Plan, bucket_template, shared_template, source_template
+from infra.plan import InlineCode, Plan
+from infra.templates import bucket_template, shared_template, source_template
+from infra.uploads import uploading_to
 from local.stack import Stack
 from services.publisher.catalog import database_name
 from shared.catalog import Source
 from shared.ports import QueueName
+from shared.settings import bucket_name
 
 PREFIX = "esclusa-local"
 LEDGER_SECRET = "esclusa/ledger"  # noqa: S105  the name of a secret
@@ -48,6 +51,10 @@ def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
         worker_visibility_timeout_seconds=30,
         function_timeout_seconds=20,
         max_concurrency=2,
+        # The local server keeps every version for ever.
+        noncurrent_retention_days=None,
+        # It has the concurrency of its processes, and no share of an account to give away.
+        is_concurrency_reserved=False,
         environment=(
             ("ESCLUSA_CLAIM_LEASE_SECONDS", str(int(claim_lease.total_seconds()))),
             ("ESCLUSA_SWEEP_WAKE_AFTER_SECONDS", "10"),
@@ -76,7 +83,8 @@ def provision(
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
     shared = stack_name(PREFIX)
-    changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins))]
+    upload = uploading_to(clients.make("s3"), _template_bucket(clients))
+    changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins), upload=upload)]
     changes += [_deploy_source(plan, source, cloudformation, clients) for source in sources]
     environment = _environment(stack, cloudformation, shared, claim_lease=claim_lease)
     return Provisioned(environment, has_changed=any(changes))
@@ -84,7 +92,7 @@ def provision(
 
 def bucket_of(source: str) -> str:
     """Return the bucket of a source in the embedded stack."""
-    return f"{PREFIX}-{source.replace('_', '-')}"
+    return bucket_name(PREFIX, source)
 
 
 def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_Clients") -> bool:
@@ -99,6 +107,15 @@ def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_C
         bucket_template=bucket_template(bucket=bucket),
         bucket_exists=lambda: _bucket_exists(clients.make("s3"), bucket),
     )
+
+
+def _template_bucket(clients: "_Clients") -> str:
+    """Return the bucket of templates that are too large to be sent as they are, made if need be."""
+    client, name = clients.make("s3"), f"{PREFIX}-templates"
+    if not _bucket_exists(client, name):
+        region = client.meta.region_name
+        client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
+    return name
 
 
 def _bucket_exists(client: Any, bucket: str) -> bool:

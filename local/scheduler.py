@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.names import function_name
-from infra.templates import SWEEPER
+from infra.plan import SWEEPER
 from shared.settings import FleetSettings
 from shared.telemetry.logs import configure_logging
 

@@ -16,6 +16,11 @@ from shared.ports import QueueName
 MAX_VISIBILITY_SECONDS = 12 * 3600
 
 
+def bucket_name(prefix: str, source: str) -> str:
+    """Return the bucket of a source. Bucket names know no underscore."""
+    return f"{prefix}-{source.replace('_', '-')}"
+
+
 class Deployment(StrEnum):
     """Where the fleet runs."""
 
@@ -84,8 +89,8 @@ class FleetSettings(BackoffSettings):
         return self
 
     def bucket(self, source: str) -> str:
-        """Return the bucket of a source. Bucket names know no underscore."""
-        return f"{self.bucket_prefix}-{source.replace('_', '-')}"
+        """Return the bucket of a source."""
+        return bucket_name(self.bucket_prefix, source)
 
     def queue_url(self, queue: QueueName) -> str:
         """

@@ -81,9 +81,7 @@ class Source:
     def references(self) -> list[str]:
         """Return every reference to a secret that the source needs, for `check`."""
         origin = self.tables[0].origin
-        names = ("dsn", "connection_string", "url", "base_url", "token")
-        found = [origin.connection[name] for name in names if name in origin.connection]
-        return [*found, *origin.mask_keys.values()]
+        return [*origin.connection_references, *origin.mask_keys.values()]
 
 
 @dataclass(frozen=True, slots=True)

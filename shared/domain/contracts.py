@@ -337,6 +337,12 @@ class Origin:
     #: The keys of pseudonyms, by id: one, and while keys are rotated the one before too.
     mask_keys: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def connection_references(self) -> tuple[str, ...]:
+        """Of the connection, what refers to a secret."""
+        names = ("dsn", "connection_string", "url", "base_url", "token")
+        return tuple(self.connection[name] for name in names if name in self.connection)
+
 
 @dataclass(frozen=True, slots=True)
 class TableContract:

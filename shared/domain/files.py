@@ -108,10 +108,13 @@ def key_segment(name: str) -> str:
     """
     Return a name as one segment of a key: any name, no two alike, no character S3 or Hive reads otherwise.
 
-    >>> key_segment("order items/2026")
-    'order.20items.2f2026'
+    No segment is called as an area is: a policy about `*/tmp/*` speaks of folders named so wherever they lie.
+
+    >>> key_segment("order items/2026"), key_segment("tmp")
+    ('order.20items.2f2026', '.74mp')
     """
-    return "".join(chr(byte) if byte in _SAFE_BYTES else f".{byte:02x}" for byte in name.encode())
+    segment = "".join(chr(byte) if byte in _SAFE_BYTES else f".{byte:02x}" for byte in name.encode())
+    return f".{ord(segment[0]):02x}{segment[1:]}" if segment in set(Area) else segment
 
 
 def raw_key(area: Area, *, table: str, batch_id: str, attempt: int, part: int) -> str:

@@ -19,7 +19,7 @@ from support.fleet import SmallFleet, find_free_block
 
 import local.fleet
 import local.provision
-from infra.templates import Plan
+from infra.plan import Plan
 from local.fleet import dead_processes
 from local.processes import Home, supervise
 from shared.domain.contracts import TableContract

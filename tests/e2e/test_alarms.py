@@ -18,7 +18,7 @@ from support.fleet import SmallFleet, until
 
 from cli.output import ExitCode
 from infra.names import function_name
-from infra.templates import WATCHER
+from infra.plan import WATCHER
 from shared import lifecycle
 from shared.domain.batches import BatchState
 from shared.errors import Unavailable

@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 from support.fleet import SmallFleet, until
 
-from infra.templates import WORKER_QUEUES
+from infra.plan import WORKER_QUEUES
 from local.fleet import WORKERS
 from shared.domain.files import Area
 from shared.messages import EXTRACT_TASK, clean_message, gate_message, task_message

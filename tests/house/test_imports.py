@@ -9,7 +9,7 @@ import grimp
 import pytest
 from importlinter.cli import lint_imports
 
-from infra.templates import FUNCTION_QUEUES, SCHEDULES
+from infra.plan import FUNCTION_QUEUES, SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = [*FUNCTION_QUEUES, *SCHEDULES]

@@ -3,22 +3,18 @@
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import boto3
 import pytest
 
-from infra.deploy import deploy_source_stack, deploy_stack
+from infra.deploy import Upload, deploy_source_stack, deploy_stack
 from infra.names import logical_id, queue_name, stack_name
-from infra.templates import (
-    InlineCode,
-    Plan,
-    Template,
-    bucket_template,
-    shared_template,
-    source_template,
-)
+from infra.plan import InlineCode, Plan
+from infra.templates import Template, bucket_template, shared_template, source_template
+from infra.uploads import uploading_to
 from shared.errors import ConfigurationError
 from shared.ports import QueueName
 
@@ -49,7 +45,18 @@ class Account:
         return str(self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"])
 
     def deploy_shared(self, plan: Plan | None = None) -> None:
-        deploy_stack(self.cloudformation, self.shared_name, shared_template(plan or self.plan, []))
+        self.bring_shared_to(shared_template(plan or self.plan, []))
+
+    def bring_shared_to(self, template: Template) -> bool:
+        return deploy_stack(self.cloudformation, self.shared_name, template, upload=self.upload)
+
+    @property
+    def upload(self) -> Upload:
+        client, bucket = boto3.client("s3"), f"{self.plan.prefix}-templates"
+        location = {"LocationConstraint": os.environ["AWS_REGION"]}
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration=location)  # type: ignore[arg-type]
+        return uploading_to(client, bucket)
 
     def deploy_source(self) -> None:
         deploy_source_stack(
@@ -159,7 +166,7 @@ def test_a_stack_whose_creation_failed_can_be_deployed_once_the_cause_is_cured(a
     broken = shared_template(account.plan, [])
     broken["Resources"]["Taken"] = taken
     with pytest.raises(ConfigurationError, match=f"stack {account.shared_name} failed: .*Taken: .*exists"):
-        deploy_stack(account.cloudformation, account.shared_name, broken)
+        account.bring_shared_to(broken)
 
     account.deploy_shared()
 

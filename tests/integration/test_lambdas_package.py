@@ -10,7 +10,7 @@ import pytest
 
 from infra import package
 from infra.package import MAX_DIRECT_UPLOAD_BYTES, MAX_UNZIPPED_BYTES, PACKAGES, Archive
-from infra.templates import FUNCTION_QUEUES, SCHEDULES
+from infra.plan import FUNCTION_QUEUES, SCHEDULES
 from shared.errors import ConfigurationError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from support.iam import statements_of
 
-from infra.policies import worker_statements
+from infra.plan import InlineCode, Plan
+from infra.templates import shared_template
 from shared.catalog import Catalog, read_sources
 from shared.domain.contracts import Content, Mask, MaskKind, Truncation
-from shared.ports import QueueName
 
 SHOP = """\
 name: shop
@@ -79,14 +80,9 @@ def test_extractors_may_read_both_keys(tmp_path: Path) -> None:
     )
     (contract,) = read(tmp_path, text).contracts()
 
-    statements = worker_statements(
-        "esclusa",
-        "extractor",
-        QueueName.EXTRACT,
-        ledger_dsn="env:LEDGER",
-        warehouse_dsn="env:WAREHOUSE",
-        origins=[contract.origin],
-    )
+    plan = Plan("esclusa", ledger_dsn="env:LEDGER", warehouse_dsn="env:WAREHOUSE", code=InlineCode())
+
+    statements = statements_of(shared_template(plan, [contract.origin]), "extractor")
 
     (allowed,) = (statement for statement in statements if statement["Sid"] == "ReadSecrets")
     assert ["keys/new" in str(allowed["Resource"]), "keys/old" in str(allowed["Resource"])] == [True, True]
