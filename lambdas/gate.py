@@ -25,6 +25,7 @@ from shared.domain.files import (
     FileStatus,
     Location,
     ParsedKey,
+    compaction_of_key,
 )
 from shared.domain.reasons import Reason
 from shared.errors import MalformedMessage, ObjectConflict, ObjectNotFound, Refused
@@ -101,6 +102,9 @@ def check_object(area: Area, location: Location, *, ledger: Ledger, store: Objec
     """Check the one file that an S3 event names, and open the gate if it was the last of its batch."""
     with ledger.transaction() as tx:
         file = tx.file(location)
+        if _is_of_compaction(tx, file, location):
+            # It is checked by who writes it, before the ledger names it.
+            return Verdict.NOTHING_TO_DO
         batch = _batch_of(tx, file, location)
         contract = lifecycle.contract_of(tx, batch) if batch else None
     if batch is None or contract is None:
@@ -110,6 +114,13 @@ def check_object(area: Area, location: Location, *, ledger: Ledger, store: Objec
         return Verdict.NOTHING_TO_DO
     objection = _check_file(file, batch, contract, ledger, store)
     return objection or _open(area, batch, ledger=ledger, store=store)
+
+
+def _is_of_compaction(tx: LedgerTransaction, file: DataFile | None, location: Location) -> bool:
+    if file is not None:
+        return file.compaction_id is not None
+    compaction_id = compaction_of_key(location.key)
+    return compaction_id is not None and tx.compaction(compaction_id) is not None
 
 
 def _stands_before(area: Area, batch: Batch, file: DataFile) -> bool:

@@ -510,7 +510,7 @@ def record_foreign(tx: LedgerTransaction, file: DataFile) -> None:
     now = tx.now()
     if not tx.insert_file(replace(file, recorded_at=now, checked_at=now)):
         known = tx.file(file.location)
-        if known is not None and known.batch_id is not None:
+        if known is not None and not known.is_foreign:
             return  # its attempt recorded it meanwhile
         tx.save_file(replace(file, checked_at=now, deleted_at=None))
     tx.post(OutboxMessage(QueueName.CLEAN, set_aside_message(file.location), group=file.location.bucket))

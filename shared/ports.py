@@ -13,11 +13,13 @@ from typing import Protocol
 
 from shared.domain.alarms import Alarm
 from shared.domain.batches import Attempt, Batch, BatchEvent, BatchState, Stage
+from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
 from shared.domain.files import Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.recounts import Recount
+from shared.domain.rollbacks import Rollback
 from shared.domain.sources import SourceGuard
 
 
@@ -272,6 +274,45 @@ class LedgerTransaction(Protocol):
 
     def batches_with_leftovers(self, *, limit: int) -> list[Batch]:
         """Return batches at rest or safely in `final/` that still have present files in transient areas."""
+        ...
+
+    # Compactions and rollbacks.
+    def insert_compaction(self, compaction: Compaction) -> None:
+        """Add a compaction."""
+        ...
+
+    def compaction(self, compaction_id: str, *, lock: bool = False) -> Compaction | None:
+        """Return a compaction, locked for this transaction if asked."""
+        ...
+
+    def compactions(
+        self, source: str, table: str, *, states: Collection[CompactionState] | None = None
+    ) -> list[Compaction]:
+        """Return the compactions of a table, in the order in which they began."""
+        ...
+
+    def compactions_to_clean(self, *, limit: int) -> list[Compaction]:
+        """Return compactions that are shown and whose unread files may go by the ledger's clock, longest ago first."""
+        ...
+
+    def save_compaction(self, compaction: Compaction) -> None:
+        """Write a changed compaction: its state and its moments."""
+        ...
+
+    def insert_rollback(self, rollback: Rollback) -> None:
+        """Add a rollback."""
+        ...
+
+    def rollbacks(self, source: str, table: str) -> list[Rollback]:
+        """Return how a table was led back and forward, in the order in which it began."""
+        ...
+
+    def save_rollback(self, rollback: Rollback) -> None:
+        """Write when a rollback was done."""
+        ...
+
+    def published_row_count(self, source: str, table: str) -> int:
+        """Return how many rows all published batches of a table have in `final/`."""
         ...
 
     # Sources.

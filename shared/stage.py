@@ -41,6 +41,8 @@ class Assignment:
     source_limits: SourceLimits = field(default_factory=SourceLimits)
     #: Of a key sweep, what it has to know beside its contract.
     sweep: KeySweep | None = None
+    #: Of publish: the rows of all batches of the table that are published, without this one.
+    published_row_count: int = 0
 
 
 class Outcome(StrEnum):
@@ -134,7 +136,8 @@ def _claim(
         # The claim of an extract attempt holds the lock of the guard already.
         source_limits = tx.source_guard(batch.source).limits if stage is Stage.EXTRACT else SourceLimits()
         sweep = lifecycle.key_sweep_of(tx, batch)
-        return Assignment(attempt, batch, contract, tuple(files), source_limits, sweep)
+        rows = tx.published_row_count(batch.source, batch.table) if stage is Stage.PUBLISH else 0
+        return Assignment(attempt, batch, contract, tuple(files), source_limits, sweep, rows)
 
 
 def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:

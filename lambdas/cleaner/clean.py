@@ -84,7 +84,7 @@ def set_foreign_aside(location: Location, *, ledger: Ledger, store: ObjectStore)
     """Move an object into quarantine, if the ledger knows it as one that no attempt wrote."""
     with ledger.transaction() as tx:
         file = tx.file(location)
-    if file is None or file.batch_id is not None or file.deleted_at or file.area is Area.QUARANTINE:
+    if file is None or not file.is_foreign or file.deleted_at or file.area is Area.QUARANTINE:
         return 0
     if not _set_aside(file, ledger=ledger, store=store):
         return 0

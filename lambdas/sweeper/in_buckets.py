@@ -10,7 +10,15 @@ from lambdas.sweeper.actions import Action, ActionKind, told
 from lambdas.sweeper.limits import SweepLimits
 from shared import lifecycle
 from shared.domain.batches import STATES_AT_REST
-from shared.domain.files import Area, DataFile, Location, ParsedKey, key_before_quarantine
+from shared.domain.compactions import CompactionState
+from shared.domain.files import (
+    Area,
+    DataFile,
+    Location,
+    ParsedKey,
+    compaction_of_key,
+    key_before_quarantine,
+)
 from shared.ports import Ledger, LedgerTransaction, ObjectInfo, OpenUpload
 
 
@@ -70,7 +78,7 @@ def _is_settled(file: DataFile, *, graces: Graces) -> bool:
     """Whether a file is where the ledger says, and nobody need be told of it."""
     if file.deleted_at is not None:
         return False
-    if file.batch_id is not None or file.area is Area.QUARANTINE:
+    if not file.is_foreign or file.area is Area.QUARANTINE:
         return True
     return file.checked_at is not None and file.checked_at >= graces.foreign
 
@@ -128,6 +136,8 @@ class _Origin(Enum):
 
 def _origin_of(tx: LedgerTransaction, location: Location) -> tuple[_Origin, str]:
     """Say who wrote, or writes, an object that the ledger does not name, also in words."""
+    if (compaction_id := compaction_of_key(location.key)) is not None:
+        return _origin_by_compaction(tx, compaction_id)
     parsed = ParsedKey.of(location.key)
     if parsed is None or parsed.attempt < 1:
         return _Origin.FOREIGN, "by nobody of ours"
@@ -146,3 +156,13 @@ def _origin_of(tx: LedgerTransaction, location: Location) -> tuple[_Origin, str]
     if batch.state in STATES_AT_REST:
         return _Origin.DEAD_ATTEMPT, f"{writer}, which is {batch.state}"
     return _Origin.LIVE_ATTEMPT, writer
+
+
+def _origin_by_compaction(tx: LedgerTransaction, compaction_id: str) -> tuple[_Origin, str]:
+    compaction = tx.compaction(compaction_id)
+    if compaction is None:
+        return _Origin.UNKNOWN_ATTEMPT, f"for compaction {compaction_id}, which the ledger does not know"
+    writer = f"by compaction {compaction.id} of {compaction.source}.{compaction.table}"
+    if compaction.state is CompactionState.WRITING and tx.now() < compaction.lease_until:
+        return _Origin.LIVE_ATTEMPT, writer
+    return _Origin.DEAD_ATTEMPT, f"{writer}, which is {compaction.state}"

@@ -7,7 +7,7 @@ reader sees a batch whole or not at all, and never a file that the ledger has no
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -16,6 +16,10 @@ from shared.domain.contracts import Column, ColumnKind, ColumnType, PublishMode,
 from shared.domain.files import Area, Location, key_segment
 from shared.domain.reasons import Reason
 from shared.errors import Refused
+
+#: So many partitions go into one request.
+# Source: AWS Glue API, BatchCreatePartition and BatchUpdatePartition: at most 100 entries.
+MAX_PARTITIONS_PER_REQUEST = 100
 
 #: Partition keys. Not `day` and `batch`, which a source may well have as columns of its own.
 DAY_KEY, BATCH_KEY = "esclusa_day", "esclusa_batch"
@@ -68,6 +72,8 @@ class ExternalTable:
     #: The folder of all batches. Of a partitioned table nobody reads it; it is where people look.
     folder: Location
     is_partitioned: bool
+    #: Rows of all published batches, by the ledger; None if nobody counted them.
+    record_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class ExternalBatch:
     record_count: int
     #: The publish attempt that speaks.
     attempt: int
+    #: The compaction or rollback that led its partition elsewhere. Publishers leave it there.
+    moved_by: str = ""
 
 
 class LakeCatalog(Protocol):
@@ -95,6 +103,8 @@ class LakeCatalog(Protocol):
         """
         Show a batch as a partition of its own, at the folder given, wherever it was before.
 
+        A partition that a compaction or a rollback led elsewhere stays there.
+
         Raises:
             Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is not partitioned.
             LostLease: if a later attempt has put the partition.
@@ -102,9 +112,27 @@ class LakeCatalog(Protocol):
         """
         ...
 
-    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
+    def put_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """Show many batches, as `put_partition` does each, in as few requests as there can be."""
+        ...
+
+    def switch_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """
+        Lead partitions to other folders, all in one request, whoever put them where they are.
+
+        At most `MAX_PARTITIONS_PER_REQUEST`. Those that are not there are made beforehand, empty.
+
+        Raises:
+            Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is not partitioned.
+            Unavailable: if the catalog does not answer, or took not all of them. Do it again.
+        """
+        ...
+
+    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
         """
         Make a batch the whole of a table; False, and nothing changed, if a newer snapshot is there.
+
+        With `goes_back` a newer one gives way: an operator leads the table back.
 
         Raises:
             Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is partitioned.
@@ -141,6 +169,11 @@ def external_table(contract: TableContract, *, contract_version: int, bucket: st
         folder=Location(bucket, f"{Area.FINAL}/{key_segment(contract.table)}/"),
         is_partitioned=contract.publishing.mode is not PublishMode.REPLACE,
     )
+
+
+def empty_folder(table: ExternalTable) -> Location:
+    """Return where partitions lead that have no rows: a folder in which nobody puts anything."""
+    return Location(table.folder.bucket, f"{table.folder.key}empty/")
 
 
 def database_name(source: str, *, prefix: str) -> str:

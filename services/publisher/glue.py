@@ -1,7 +1,8 @@
 """The lake catalog in AWS Glue: what Athena, Redshift Spectrum and DuckDB look up."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from services.publisher.catalog import (
     BATCH_KEY,
     DAY_KEY,
+    MAX_PARTITIONS_PER_REQUEST,
     ExternalBatch,
     ExternalTable,
     database_name,
+    empty_folder,
     refuse_changed_types,
 )
 from shared.domain.files import Location
@@ -38,8 +41,12 @@ log = structlog.get_logger()
 # Of two writers of one table, Glue lets one through; the other looks again.
 MAX_TRIES = 8
 
+#: What the rows of a table may differ from those it tells, as a part of them.
+MAX_COUNT_ERROR = 0.1
+
 _TABLE, _CONTRACT = "esclusa.table", "esclusa.contract_version"
 _BATCH, _WINDOW_END, _ATTEMPT = "esclusa.batch_id", "esclusa.window_end", "esclusa.publish_attempt"
+_MOVED_BY = "esclusa.moved_by"
 
 
 def make_glue_client(region: str) -> "GlueClient":
@@ -62,34 +69,38 @@ class GlueCatalog:
 
     def put_partition(self, table: ExternalTable, batch: ExternalBatch) -> None:
         """Show a batch as a partition of its own; see `LakeCatalog`."""
-        where = f"Glue table {self._database(table)}.{table.name}"
-        with _translated(where):
-            self._bring_table_to_contract(table)
-            answer = self._client.batch_create_partition(
-                DatabaseName=self._database(table),
-                TableName=table.name,
-                PartitionInputList=[_partition_input(table, batch)],
-            )
-            for error in answer.get("Errors", []):
-                detail = error.get("ErrorDetail", {})
-                if detail.get("ErrorCode") != "AlreadyExistsException":
-                    raise Unavailable(_say(detail, batch))
-                self._bring_partition_to(table, batch)
+        self.put_partitions(table, [batch])
 
-    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
+    def put_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """Show many batches, a hundred in one request; see `LakeCatalog`."""
+        with _translated(self._where(table)):
+            self._bring_table_to_contract(table)
+            for some in _in_requests(batches):
+                for batch in self._create_partitions(table, some):
+                    self._bring_partition_to(table, batch)
+
+    def switch_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """Lead partitions to other folders in one request; see `LakeCatalog`."""
+        if len(batches) > MAX_PARTITIONS_PER_REQUEST:
+            raise ValueError(f"expected at most {MAX_PARTITIONS_PER_REQUEST} partitions, got {len(batches)}")
+        with _translated(self._where(table)):
+            self._bring_table_to_contract(table)
+            empty = [replace(batch, folder=empty_folder(table), record_count=0) for batch in batches]
+            self._create_partitions(table, empty)
+            self._update_partitions(table, batches)
+
+    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
         """Make a batch the whole of a table by one update of its location; see `LakeCatalog`."""
-        with _translated(f"Glue table {self._database(table)}.{table.name}"):
+        with _translated(self._where(table)):
             for _ in range(MAX_TRIES):
                 found = self._find_table(table)
-                if found is not None and _is_older(batch, found):
+                if found is not None and _is_older(batch, found) and not goes_back:
                     return False
                 if found is not None and _shows(found, table, batch):
                     return True
                 if self._try_write(_snapshot_input(table, batch), table=table, found=found):
                     return True
-        raise Unavailable(
-            f"Glue table {self._database(table)}.{table.name}: it changed {MAX_TRIES} times meanwhile"
-        )
+        raise Unavailable(f"{self._where(table)}: it changed {MAX_TRIES} times meanwhile")
 
     def _bring_table_to_contract(self, table: ExternalTable) -> None:
         """Create the table, or bring its columns to the contract unless a newer one made them."""
@@ -101,9 +112,7 @@ class GlueCatalog:
                     return
             if self._try_write(_table_input(table), table=table, found=found):
                 return
-        raise Unavailable(
-            f"Glue table {self._database(table)}.{table.name}: it changed {MAX_TRIES} times meanwhile"
-        )
+        raise Unavailable(f"{self._where(table)}: it changed {MAX_TRIES} times meanwhile")
 
     def _find_table(self, table: ExternalTable) -> "TableTypeDef | None":
         try:
@@ -144,12 +153,44 @@ class GlueCatalog:
             return
         log.info("external_database_created", database=database)
 
+    def _create_partitions(
+        self, table: ExternalTable, batches: Sequence[ExternalBatch]
+    ) -> list[ExternalBatch]:
+        """Create partitions and return the batches that have one already."""
+        answer = self._client.batch_create_partition(
+            DatabaseName=self._database(table),
+            TableName=table.name,
+            PartitionInputList=[_partition_input(table, batch) for batch in batches],
+        )
+        there = set()
+        for error in answer.get("Errors", []):
+            detail = error.get("ErrorDetail", {})
+            if detail.get("ErrorCode") != "AlreadyExistsException":
+                raise Unavailable(_say(detail, table))
+            there.add(tuple(error.get("PartitionValues", [])))
+        return [batch for batch in batches if tuple(_values(batch)) in there]
+
+    def _update_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        # Also of one: the embedded AWS server has no UpdatePartition.
+        answer = self._client.batch_update_partition(
+            DatabaseName=self._database(table),
+            TableName=table.name,
+            Entries=[
+                {"PartitionValueList": _values(batch), "PartitionInput": _partition_input(table, batch)}
+                for batch in batches
+            ],
+        )
+        for error in answer.get("Errors", []):
+            raise Unavailable(_say(error.get("ErrorDetail", {}), table))
+
     def _bring_partition_to(self, table: ExternalTable, batch: ExternalBatch) -> None:
         """Lead a partition that is there to the files of this attempt."""
         found = self._client.get_partition(
             DatabaseName=self._database(table), TableName=table.name, PartitionValues=_values(batch)
         )["Partition"]
         parameters = found.get("Parameters", {})
+        if parameters.get(_MOVED_BY):
+            return  # A published batch is final; whoever led it elsewhere knows more.
         if int(parameters.get(_ATTEMPT, "0")) > batch.attempt:
             raise LostLease(
                 f"batch {batch.batch_id}: attempt {parameters[_ATTEMPT]} of publish has put its partition, "
@@ -159,14 +200,10 @@ class GlueCatalog:
         has_location = found.get("StorageDescriptor", {}).get("Location") == str(batch.folder)
         if has_location and _holds(parameters, wanted.get("Parameters", {})):
             return
-        # Of one, but as a batch: the embedded AWS server has no UpdatePartition.
-        answer = self._client.batch_update_partition(
-            DatabaseName=self._database(table),
-            TableName=table.name,
-            Entries=[{"PartitionValueList": _values(batch), "PartitionInput": wanted}],
-        )
-        for error in answer.get("Errors", []):
-            raise Unavailable(_say(error.get("ErrorDetail", {}), batch))
+        self._update_partitions(table, [batch])
+
+    def _where(self, table: ExternalTable) -> str:
+        return f"Glue table {self._database(table)}.{table.name}"
 
     def _database(self, table: ExternalTable) -> str:
         return database_name(table.source, prefix=self._prefix)
@@ -201,7 +238,16 @@ def _is_up_to_date(found: "TableTypeDef", table: ExternalTable) -> bool:
     return version > table.contract_version or (
         version == table.contract_version
         and found.get("StorageDescriptor", {}).get("Columns") == _columns(table)
+        and _has_count(found, table)
     )
+
+
+def _has_count(found: "TableTypeDef", table: ExternalTable) -> bool:
+    """Whether a table tells about as many rows as it has: a planner needs no more, and each update makes others wait."""
+    if table.record_count is None:
+        return True
+    told = int(found.get("Parameters", {}).get("numRows", "-1"))
+    return abs(told - table.record_count) <= table.record_count * MAX_COUNT_ERROR
 
 
 def _is_older(batch: ExternalBatch, found: "TableTypeDef") -> bool:
@@ -229,8 +275,8 @@ def _holds(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(found.get(name) == value for name, value in wanted.items())
 
 
-def _say(detail: "ErrorDetailTypeDef", batch: ExternalBatch) -> str:
-    return f"Glue, partition {batch.folder}: {detail.get('ErrorCode')}: {detail.get('ErrorMessage')}"
+def _say(detail: "ErrorDetailTypeDef", table: ExternalTable) -> str:
+    return f"Glue, partitions of {table.source}.{table.name}: {detail.get('ErrorCode')}: {detail.get('ErrorMessage')}"
 
 
 # ---- what is written ---------------------------------------------------------------------------------------
@@ -246,7 +292,7 @@ def _table_input(table: ExternalTable) -> "TableInputTypeDef":
             {"Name": DAY_KEY, "Type": "string", "Comment": "day of the batch's window"},
             {"Name": BATCH_KEY, "Type": "string", "Comment": "id of the batch"},
         ],
-        "Parameters": _table_parameters(table),
+        "Parameters": _table_parameters(table) | _counted(table),
         "StorageDescriptor": _descriptor(table, table.folder),
     }
 
@@ -284,6 +330,10 @@ def _table_parameters(table: ExternalTable) -> dict[str, str]:
     }
 
 
+def _counted(table: ExternalTable) -> dict[str, str]:
+    return {} if table.record_count is None else {"numRows": str(table.record_count)}
+
+
 def _batch_parameters(batch: ExternalBatch) -> dict[str, str]:
     return {
         # Redshift plans by it: without it an external table counts as the bigger side of any join.
@@ -292,6 +342,7 @@ def _batch_parameters(batch: ExternalBatch) -> dict[str, str]:
         _BATCH: batch.batch_id,
         _WINDOW_END: batch.window_end.isoformat(),
         _ATTEMPT: str(batch.attempt),
+        **({_MOVED_BY: batch.moved_by} if batch.moved_by else {}),
     }
 
 
@@ -311,6 +362,11 @@ def _descriptor(table: ExternalTable, folder: Location) -> "StorageDescriptorTyp
             "Parameters": {"serialization.format": "1"},
         },
     }
+
+
+def _in_requests(batches: Sequence[ExternalBatch]) -> list[Sequence[ExternalBatch]]:
+    size = MAX_PARTITIONS_PER_REQUEST
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
 # ---- errors ------------------------------------------------------------------------------------------------

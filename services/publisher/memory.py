@@ -8,7 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from services.publisher.catalog import ExternalBatch, ExternalTable, refuse_changed_types
+from services.publisher.catalog import (
+    MAX_PARTITIONS_PER_REQUEST,
+    ExternalBatch,
+    ExternalTable,
+    refuse_changed_types,
+)
 from services.publisher.read_back import polars_type
 from services.publisher.rows import read_blocks
 from services.publisher.warehouse import (
@@ -349,15 +354,32 @@ class MemoryCatalog:
 
     def put_partition(self, table: ExternalTable, batch: ExternalBatch) -> None:
         """Show a batch as a partition of its own; see `LakeCatalog`."""
-        batches = self._bring_to_contract(table)
-        _refuse_earlier_attempt(batch, batches.get((batch.day, batch.batch_id)))
-        batches[batch.day, batch.batch_id] = batch
+        self.put_partitions(table, [batch])
 
-    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
+    def put_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """Show many batches; see `LakeCatalog`."""
+        there = self._bring_to_contract(table)
+        for batch in batches:
+            shown = there.get((batch.day, batch.batch_id))
+            if shown is not None and shown.moved_by:
+                continue
+            _refuse_earlier_attempt(batch, shown)
+            there[batch.day, batch.batch_id] = batch
+
+    def switch_partitions(self, table: ExternalTable, batches: Sequence[ExternalBatch]) -> None:
+        """Lead partitions to other folders at once; see `LakeCatalog`."""
+        if len(batches) > MAX_PARTITIONS_PER_REQUEST:
+            raise ValueError(f"expected at most {MAX_PARTITIONS_PER_REQUEST} partitions, got {len(batches)}")
+        there = self._bring_to_contract(table)
+        self.batches[table.source, table.name] = there | {
+            (batch.day, batch.batch_id): batch for batch in batches
+        }
+
+    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
         """Make a batch the whole of a table; see `LakeCatalog`."""
         batches = self._bring_to_contract(table)
         for shown in batches.values():
-            if batch.window_end < shown.window_end:
+            if batch.window_end < shown.window_end and not goes_back:
                 return False
             if shown.batch_id == batch.batch_id:
                 _refuse_earlier_attempt(batch, shown)

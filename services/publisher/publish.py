@@ -1,6 +1,7 @@
 """The publisher's story: the committed files of a batch become rows that analysts see."""
 
 import re
+from dataclasses import replace
 
 import structlog
 
@@ -107,11 +108,13 @@ def external_batch(load: NativeLoad) -> ExternalBatch:
 
 def external_table_of(assignment: Assignment) -> ExternalTable:
     """Return the external table of an assignment's contract."""
-    return external_table(
+    table = external_table(
         assignment.contract,
         contract_version=assignment.batch.contract_version,
         bucket=assignment.batch.bucket,
     )
+    own = sum(file.record_count for file in assignment.files)
+    return replace(table, record_count=assignment.published_row_count + own)
 
 
 def _folder_of(load: NativeLoad) -> tuple[Location, str]:

@@ -160,6 +160,32 @@ def quarantine_key(key: str, *, sha256: str) -> str:
     return f"{Area.QUARANTINE}/{kept}@{sha256[:16]}"
 
 
+def compaction_prefix(*, table: str, day: str, compaction_id: str) -> str:
+    """
+    Return the folder of a compaction's one file; it ends with a slash.
+
+    >>> compaction_prefix(table="orders", day="2026-11-22", compaction_id="c1")
+    'final/orders/day=2026-11-22/compaction=c1/'
+    """
+    return f"{Area.FINAL}/{key_segment(table)}/day={day}/compaction={compaction_id}/"
+
+
+def compaction_key(*, table: str, day: str, compaction_id: str) -> str:
+    """Return the key of the file that a compaction writes."""
+    return compaction_prefix(table=table, day=day, compaction_id=compaction_id) + "part-00000.parquet"
+
+
+_COMPACTION_KEY = re.compile(
+    r"final/[^/]+/day=[0-9-]{10}/compaction=(?P<id>c[0-9a-f]{24})/part-00000\.parquet"
+)
+
+
+def compaction_of_key(key: str) -> str | None:
+    """Return the id of the compaction that a key of ours says it is of; None for any other key."""
+    match = _COMPACTION_KEY.fullmatch(key)
+    return match["id"] if match else None
+
+
 _BATCH = r"(?P<batch_id>b[0-9a-f]{24})"
 _RAW_KEY = re.compile(
     rf"(?P<area>tmp|input|processing)/(?P<table>[^/]+)/{_BATCH}/a(?P<attempt>[0-9]{{1,9}})/part-(?P<part>[0-9]{{5}})\.csv"

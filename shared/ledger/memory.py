@@ -29,12 +29,15 @@ from shared.domain.batches import (
     BatchState,
     Stage,
 )
+from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
+from shared.domain.counts import Count
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.reasons import Reason
 from shared.domain.recounts import Recount
+from shared.domain.rollbacks import Rollback
 from shared.domain.sources import SourceGuard
 from shared.domain.windows import SNAPSHOT_SLOT_PREFIX, Extent, is_key_sweep, is_second_reading
 from shared.errors import IllegalTransition, StaleRevision
@@ -120,6 +123,8 @@ class _Tables:
         self.alarms: dict[tuple[AlarmKind, str, datetime], Alarm] = {}
         self.proofs: list[Proof] = []
         self.recounts: dict[str, Recount] = {}
+        self.compactions: dict[str, Compaction] = {}
+        self.rollbacks: dict[str, Rollback] = {}
         # As a sequence of the database, it does not go back with a transaction.
         self.message_ids = count(1)
 
@@ -404,7 +409,7 @@ class _MemoryTransaction:
             if (areas is None or file.area in areas)
             and (attempt is None or file.attempt == attempt)
             and not (present_only and file.deleted_at is not None)
-            and not (foreign_only and file.batch_id is not None)
+            and not (foreign_only and not file.is_foreign)
             and (bucket is None or file.location.bucket == bucket)
             and (table is None or self._table_of(file) == table)
             and (recorded_before is None or (file.recorded_at or _LONG_AGO) < recorded_before)
@@ -547,6 +552,66 @@ class _MemoryTransaction:
     def recounts(self, source: str, table: str) -> list[Recount]:
         found = self._tables.recounts
         return [found[batch.id] for batch in self.batches(source=source, table=table) if batch.id in found]
+
+    # Compactions and rollbacks.
+
+    def insert_compaction(self, compaction: Compaction) -> None:
+        if not self._insert(self._tables.compactions, compaction.id, compaction):
+            raise KeyError(f"compaction {compaction.id} is there already")
+
+    def compaction(self, compaction_id: str, *, lock: bool = False) -> Compaction | None:  # noqa: ARG002
+        return self._tables.compactions.get(compaction_id)
+
+    def compactions(
+        self, source: str, table: str, *, states: Collection[CompactionState] | None = None
+    ) -> list[Compaction]:
+        found = [
+            compaction
+            for compaction in self._tables.compactions.values()
+            if (compaction.source, compaction.table) == (source, table)
+            and (states is None or compaction.state in states)
+        ]
+        return sorted(found, key=lambda compaction: (compaction.begun_at, compaction.id))
+
+    def compactions_to_clean(self, *, limit: int) -> list[Compaction]:
+        now = self._clock()
+        found = [
+            (compaction.delete_after, compaction.id, compaction)
+            for compaction in self._tables.compactions.values()
+            if compaction.cleaned_at is None
+            and compaction.shown_at is not None
+            and compaction.delete_after is not None
+            and compaction.delete_after < now
+        ]
+        return [compaction for *_, compaction in sorted(found, key=lambda item: item[:2])][:limit]
+
+    def save_compaction(self, compaction: Compaction) -> None:
+        if compaction.id not in self._tables.compactions:
+            raise KeyError(f"the ledger holds no compaction {compaction.id}")
+        self._put(self._tables.compactions, compaction.id, compaction)
+
+    def insert_rollback(self, rollback: Rollback) -> None:
+        if not self._insert(self._tables.rollbacks, rollback.id, rollback):
+            raise KeyError(f"rollback {rollback.id} is there already")
+
+    def rollbacks(self, source: str, table: str) -> list[Rollback]:
+        found = [
+            rollback
+            for rollback in self._tables.rollbacks.values()
+            if (rollback.source, rollback.table) == (source, table)
+        ]
+        return sorted(found, key=lambda rollback: (rollback.begun_at, rollback.id))
+
+    def save_rollback(self, rollback: Rollback) -> None:
+        if rollback.id not in self._tables.rollbacks:
+            raise KeyError(f"the ledger holds no rollback {rollback.id}")
+        self._put(self._tables.rollbacks, rollback.id, rollback)
+
+    def published_row_count(self, source: str, table: str) -> int:
+        published = self.batches(source=source, table=table, states=[BatchState.PUBLISHED])
+        return sum(
+            batch.counts.get(Count.ROWS_IN_FINAL, 0) for batch in published if not is_key_sweep(batch.slot)
+        )
 
     # Scheduled parts.
 

@@ -52,13 +52,16 @@ from shared.domain.batches import (
     BatchState,
     Stage,
 )
+from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
 from shared.domain.contracts import ContractVersion, MaskEvidence, MaskKind
+from shared.domain.counts import Count
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location
 from shared.domain.progress import CursorCount, Expectation, TableProgress
 from shared.domain.proofs import Proof
 from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
 from shared.domain.recounts import Recount
+from shared.domain.rollbacks import Rollback
 from shared.domain.sources import SourceGuard, SourceLimits
 from shared.domain.windows import (
     BACKFILL_SLOT_PREFIX,
@@ -509,6 +512,7 @@ class _PostgresTransaction:
             area=file.area,
             format=file.format,
             batch_id=file.batch_id,
+            compaction_id=file.compaction_id,
             attempt=file.attempt,
             part=file.part,
             record_count=file.record_count,
@@ -554,7 +558,7 @@ class _PostgresTransaction:
         if batch_id is not None:
             query = query.where(_data_file.c.batch_id == batch_id)
         if foreign_only:
-            query = query.where(_data_file.c.batch_id.is_(None))
+            query = query.where(_data_file.c.batch_id.is_(None), _data_file.c.compaction_id.is_(None))
         if areas is not None:
             query = query.where(_data_file.c.area.in_(areas))
         if attempt is not None:
@@ -729,6 +733,121 @@ class _PostgresTransaction:
             .order_by(_batch.c.planned_at, _batch.c.id)
         )
         return [Recount(row.batch_id, row.counted_at, row.row_count) for row in self._execute(query)]
+
+    # Compactions and rollbacks.
+
+    def insert_compaction(self, compaction: Compaction) -> None:
+        self._execute(
+            insert(_compaction).values(
+                id=compaction.id,
+                source=compaction.source,
+                table_name=compaction.table,
+                bucket=compaction.bucket,
+                day=compaction.day,
+                contract_version=compaction.contract_version,
+                batches=[batch.document() for batch in compaction.batches],
+                begun_at=compaction.begun_at,
+                **_changeable_columns_of_compaction(compaction),
+            )
+        )
+
+    def compaction(self, compaction_id: str, *, lock: bool = False) -> Compaction | None:
+        query = select(_compaction).where(_compaction.c.id == compaction_id)
+        row = self._execute(query.with_for_update() if lock else query).first()
+        return _compaction_of(row) if row else None
+
+    def compactions(
+        self, source: str, table: str, *, states: Collection[CompactionState] | None = None
+    ) -> list[Compaction]:
+        query = (
+            select(_compaction)
+            .where(_compaction.c.source == source, _compaction.c.table_name == table)
+            .order_by(_compaction.c.begun_at, _compaction.c.id)
+        )
+        if states is not None:
+            query = query.where(_compaction.c.state.in_(states))
+        return [_compaction_of(row) for row in self._execute(query)]
+
+    def compactions_to_clean(self, *, limit: int) -> list[Compaction]:
+        query = (
+            select(_compaction)
+            .where(
+                _compaction.c.cleaned_at.is_(None),
+                _compaction.c.shown_at.is_not(None),
+                _compaction.c.delete_after < func.clock_timestamp(),
+            )
+            .order_by(_compaction.c.delete_after, _compaction.c.id)
+            .limit(limit)
+        )
+        return [_compaction_of(row) for row in self._execute(query)]
+
+    def save_compaction(self, compaction: Compaction) -> None:
+        self._update_one(
+            update(_compaction)
+            .where(_compaction.c.id == compaction.id)
+            .values(**_changeable_columns_of_compaction(compaction))
+            .returning(_compaction.c.id),
+            what=f"compaction {compaction.id}",
+        )
+
+    def insert_rollback(self, rollback: Rollback) -> None:
+        self._execute(
+            insert(_rollback).values(
+                id=rollback.id,
+                source=rollback.source,
+                table_name=rollback.table,
+                last_batch_id=rollback.last_batch_id,
+                withdrawn_batch_ids=list(rollback.withdrawn_batch_ids),
+                begun_at=rollback.begun_at,
+                actor=rollback.actor,
+                detail=rollback.detail,
+                done_at=rollback.done_at,
+            )
+        )
+
+    def rollbacks(self, source: str, table: str) -> list[Rollback]:
+        query = (
+            select(_rollback)
+            .where(_rollback.c.source == source, _rollback.c.table_name == table)
+            .order_by(_rollback.c.begun_at, _rollback.c.id)
+        )
+        return [
+            Rollback(
+                id=row.id,
+                source=row.source,
+                table=row.table_name,
+                last_batch_id=row.last_batch_id,
+                withdrawn_batch_ids=tuple(row.withdrawn_batch_ids),
+                begun_at=row.begun_at,
+                actor=row.actor,
+                detail=row.detail,
+                done_at=row.done_at,
+            )
+            for row in self._execute(query)
+        ]
+
+    def save_rollback(self, rollback: Rollback) -> None:
+        self._update_one(
+            update(_rollback)
+            .where(_rollback.c.id == rollback.id)
+            .values(done_at=rollback.done_at)
+            .returning(_rollback.c.id),
+            what=f"rollback {rollback.id}",
+        )
+
+    def _update_one(self, statement: Any, *, what: str) -> None:
+        if self._execute(statement).first() is None:
+            raise KeyError(f"the ledger holds no {what}")
+
+    def published_row_count(self, source: str, table: str) -> int:
+        rows = func.coalesce(func.sum(cast(_batch.c.counts[Count.ROWS_IN_FINAL].astext, BigInteger)), 0)
+        query = select(rows).where(
+            _batch.c.source == source,
+            _batch.c.table_name == table,
+            _batch.c.state == BatchState.PUBLISHED,
+            ~_batch.c.slot.startswith(KEY_SWEEP_SLOT_PREFIX),
+        )
+        return int(self._execute(query).scalar_one())
 
     # Scheduled parts.
 
@@ -905,6 +1024,8 @@ _alarm = tables.alarm
 _proof = tables.proof
 _recount = tables.recount
 _last_run = tables.last_run
+_compaction = tables.compaction
+_rollback = tables.rollback
 
 _CONTRACTS = select(
     _contract.c.version, _contract.c.sha256, cast(_contract.c.document, Text).label("document")
@@ -1188,6 +1309,41 @@ def _file_of(row: Row) -> DataFile:
         recorded_at=row.recorded_at,
         checked_at=row.checked_at,
         deleted_at=row.deleted_at,
+        compaction_id=row.compaction_id,
+    )
+
+
+def _changeable_columns_of_compaction(compaction: Compaction) -> dict[str, Any]:
+    return {
+        "state": compaction.state,
+        "lease_until": compaction.lease_until,
+        "decided_at": compaction.decided_at,
+        "shown_at": compaction.shown_at,
+        "delete_after": compaction.delete_after,
+        "deletes_begun_at": compaction.deletes_begun_at,
+        "cleaned_at": compaction.cleaned_at,
+        "detail": compaction.detail,
+    }
+
+
+def _compaction_of(row: Row) -> Compaction:
+    return Compaction(
+        id=row.id,
+        source=row.source,
+        table=row.table_name,
+        bucket=row.bucket,
+        day=row.day,
+        contract_version=row.contract_version,
+        state=CompactionState(row.state),
+        batches=tuple(CompactedBatch.of(document) for document in row.batches),
+        begun_at=row.begun_at,
+        lease_until=row.lease_until,
+        decided_at=row.decided_at,
+        shown_at=row.shown_at,
+        delete_after=row.delete_after,
+        deletes_begun_at=row.deletes_begun_at,
+        cleaned_at=row.cleaned_at,
+        detail=row.detail,
     )
 
 

@@ -37,6 +37,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 from shared.domain.alarms import AlarmKind
 from shared.domain.batches import AttemptState, BatchState, Stage
+from shared.domain.compactions import CompactionState
 from shared.domain.contracts import MaskKind
 from shared.domain.files import TRANSIENT_AREAS, Area, FileFormat, FileStatus
 from shared.domain.reasons import Reason
@@ -375,6 +376,7 @@ data_file = Table(
     _moment("recorded_at"),
     _moment("checked_at", nullable=True, comment="When its gate last looked at it."),
     _moment("deleted_at", nullable=True, comment="When the object was deleted; this row stays."),
+    _name("compaction_id", nullable=True, comment="The compaction that wrote it; then no batch has."),
     # A column of its own has statistics of its own. That files in these areas are deleted and files in final/ are
     # not, the planner would not know: it would expect half of the table.
     Column(
@@ -535,6 +537,53 @@ last_run = Table(
     _moment("ran_at"),
     PrimaryKeyConstraint("name", name="last_run_key"),
     comment="When each scheduled part of the fleet last did its work.",
+)
+
+compaction = Table(
+    "compaction",
+    metadata,
+    _name("id", comment="In the key of its file."),
+    _name("source"),
+    _name("table_name"),
+    _text("bucket"),
+    _text("day", comment="Of the windows of its batches."),
+    _integer("contract_version", comment="The newest of its batches; its file is written by it."),
+    _text("state"),
+    Column("batches", JSONB, nullable=False, comment="Its batches, and which rows of the file are theirs."),
+    _moment("begun_at"),
+    _moment("lease_until", comment="Until then its writer lives."),
+    _moment("decided_at", nullable=True, comment="When it was committed, undone or abandoned."),
+    _moment("shown_at", nullable=True, comment="When the catalog was brought to the state."),
+    _moment("delete_after", nullable=True, comment="Then the files that nobody reads any more may go."),
+    _moment("deletes_begun_at", nullable=True, comment="From then on there is no way back."),
+    _moment("cleaned_at", nullable=True, comment="When the last of them was gone."),
+    _detail("Who asked for it, and why."),
+    PrimaryKeyConstraint("id", name="compaction_key"),
+    _slugs("state", CompactionState, table="compaction"),
+    Index("compaction_by_table", "source", "table_name", "begun_at", "id"),
+    comment="One file in place of those of some batches of one day of a table. Rows are never deleted.",
+)
+Index("compaction_to_clean", compaction.c.delete_after, postgresql_where=compaction.c.cleaned_at.is_(None))
+
+rollback = Table(
+    "rollback",
+    metadata,
+    _name("id"),
+    _name("source"),
+    _name("table_name"),
+    _name(
+        "last_batch_id", nullable=True, comment="The last batch that the table has; NULL: it has all again."
+    ),
+    Column(
+        "withdrawn_batch_ids", ARRAY(Text), nullable=False, comment="The batches that are not in the table."
+    ),
+    _moment("begun_at"),
+    _text("actor"),
+    _detail("Why."),
+    _moment("done_at", nullable=True, comment="When warehouse and catalog were brought there."),
+    PrimaryKeyConstraint("id", name="rollback_key"),
+    Index("rollback_by_table", "source", "table_name", "begun_at", "id"),
+    comment="Each time a table was led back to an earlier state, or forward again.",
 )
 
 outbox = Table(

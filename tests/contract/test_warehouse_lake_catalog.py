@@ -43,7 +43,10 @@ class Lake:
         found = self.table(table)
         parts = [found]
         if found["PartitionKeys"]:
-            parts = self.client.get_partitions(DatabaseName=DATABASE, TableName=table)["Partitions"]
+            pages = self.client.get_paginator("get_partitions").paginate(
+                DatabaseName=DATABASE, TableName=table
+            )
+            parts = [part for page in pages for part in page["Partitions"]]
         return {part["StorageDescriptor"]["Location"]: int(part["Parameters"]["numRows"]) for part in parts}
 
     def columns(self, table: str = "orders") -> list[tuple[str, str, str]]:
@@ -228,6 +231,82 @@ def test_a_change_of_the_publish_mode_is_refused(lake, before, after):
 
     assert refusal.value.reason is Reason.TARGET_INCOMPATIBLE
     assert lake.folders() == {str(batch(1).folder): 10}
+
+
+def moved(number: int, *, folder: str, record_count: int = 0) -> ExternalBatch:
+    """The batch as a compaction shows it."""
+    location = Location(BUCKET, f"final/orders/{folder}/")
+    return replace(batch(number), folder=location, record_count=record_count, moved_by="c1")
+
+
+def test_many_batches_are_shown_at_once_and_again_without_harm(lake):
+    batches = [batch(number, record_count=number) for number in range(205)]
+
+    for _ in range(2):
+        lake.catalog.put_partitions(MERGED, batches)
+
+    assert lake.folders() == {str(one.folder): one.record_count for one in batches}
+
+
+def test_partitions_are_switched_to_another_folder_and_back(lake):
+    batches = [batch(number) for number in (1, 2)]
+    lake.catalog.put_partitions(MERGED, batches)
+
+    lake.catalog.switch_partitions(MERGED, [moved(1, folder="c1", record_count=20), moved(2, folder="empty")])
+    switched = lake.folders()
+    lake.catalog.switch_partitions(MERGED, batches)
+
+    assert switched == {f"s3://{BUCKET}/final/orders/c1/": 20, f"s3://{BUCKET}/final/orders/empty/": 0}
+    assert lake.folders() == {str(one.folder): 10 for one in batches}
+
+
+def test_a_publisher_leads_no_partition_out_of_a_compaction(lake):
+    lake.catalog.put_partition(MERGED, batch(1))
+    lake.catalog.switch_partitions(MERGED, [moved(1, folder="c1", record_count=20)])
+
+    lake.catalog.put_partition(MERGED, batch(1, attempt=9, process_attempt=9))
+
+    assert lake.folders() == {f"s3://{BUCKET}/final/orders/c1/": 20}
+
+
+def test_partitions_that_were_lost_are_made_anew_by_a_switch(lake):
+    lake.catalog.put_partition(MERGED, batch(1))
+
+    lake.catalog.switch_partitions(MERGED, [moved(2, folder="c1", record_count=20)])
+
+    assert lake.folders() == {str(batch(1).folder): 10, f"s3://{BUCKET}/final/orders/c1/": 20}
+
+
+def test_a_snapshot_gives_way_to_an_older_one_if_an_operator_goes_back(lake):
+    lake.catalog.put_snapshot(REPLACED, batch(2))
+
+    assert lake.catalog.put_snapshot(REPLACED, batch(1), goes_back=True)
+
+    assert lake.folders() == {str(batch(1).folder): 10}
+
+
+def test_a_partitioned_table_tells_about_how_many_rows_it_has():
+    catalog, stub = stubbed()
+    told = {"numRows": "100", "esclusa.table": "orders", "esclusa.contract_version": "1"}
+    found = {
+        "Name": "orders",
+        "Parameters": told,
+        "PartitionKeys": [{"Name": "esclusa_day"}],
+        "StorageDescriptor": {
+            "Columns": [{"Name": c.name, "Type": c.type, "Comment": c.comment} for c in MERGED.columns]
+        },
+    }
+    with stub:
+        for row_count in (105, 150):
+            stub.add_response("get_table", {"Table": found})
+            if row_count == 150:
+                stub.add_response(
+                    "update_table", {}, {"DatabaseName": DATABASE, "TableInput": ANY, "SkipArchive": True}
+                )
+            stub.add_response("batch_create_partition", {"Errors": []})
+            catalog.put_partition(replace(MERGED, record_count=row_count), batch(1))
+
+    stub.assert_no_pending_responses()
 
 
 def put(lake, table, one):

@@ -369,7 +369,8 @@ class SimulatedCatalog:
             raise LostLease(f"{batch.batch_id}: attempt {shown.attempt} has put the partition")
         self.partitions[key] = batch
 
-    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
+    def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
+        assert not goes_back
         return self._world.effect("catalog.put_snapshot", lambda: self._put_snapshot(table, batch))  # type: ignore[no-any-return]
 
     def _put_snapshot(self, table: ExternalTable, batch: ExternalBatch) -> bool:
