@@ -227,3 +227,22 @@ def key_before_quarantine(key: str) -> str | None:
     """
     match = _KEY_SET_ASIDE.fullmatch(key)
     return match["key"] if match else None
+
+
+_DAY = re.compile(r"final/[^/]+/day=(?P<day>[0-9-]{10})/")
+
+
+def day_of_key(key: str) -> str:
+    """
+    Return the day under which a file of `final/` lies.
+
+    >>> day_of_key("final/orders/day=2026-11-22/batch=b1/a1/part-00000.parquet")
+    '2026-11-22'
+
+    Raises:
+        ValueError: if no writer of ours makes such a key.
+    """
+    match = _DAY.match(key)
+    if match is None:
+        raise ValueError(f"expected a key final/…/day=YYYY-MM-DD/…, got {key!r}")
+    return match["day"]

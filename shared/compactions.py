@@ -1,0 +1,178 @@
+"""
+The life of a compaction in the ledger, told once, and which files the rows of a batch are read from because of it.
+
+    writing    its file is being written, under a lease; nobody reads it
+    committed  one transaction names its file and says which rows of it are whose; from then on it is read
+    undone     another says that the files of its batches are read again
+    abandoned  it came to nothing
+
+The files that nobody reads any more stay for a while: whoever began to read them may end. Then the sweeper deletes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Self
+
+from shared.domain.batches import Batch, BatchState
+from shared.domain.compactions import Compaction, CompactionState
+from shared.domain.files import Area, DataFile, Location, compaction_key
+from shared.errors import LostLease
+from shared.ports import LedgerTransaction
+
+
+def file_of(compaction: Compaction) -> Location:
+    """Return where the one file of a compaction lies."""
+    key = compaction_key(table=compaction.table, day=compaction.day, compaction_id=compaction.id)
+    return Location(compaction.bucket, key)
+
+
+def commit(tx: LedgerTransaction, compaction_id: str, *, file: DataFile, retention: timedelta) -> Compaction:
+    """
+    Have the file of a compaction read in place of those of its batches.
+
+    Raises:
+        LostLease: if it took longer than its lease, or a batch is no longer what it was; nothing changes then.
+    """
+    compaction = _locked(tx, compaction_id)
+    now = tx.now()
+    if compaction.state is not CompactionState.WRITING or now >= compaction.lease_until:
+        raise LostLease(f"compaction {compaction.id}: its lease is over, or it is {compaction.state} already")
+    compacted = CommittedRows.of(tx, compaction.source, compaction.table)
+    # In one order, whoever else locks several.
+    for part in sorted(compaction.batches, key=lambda part: part.batch_id):
+        batch = tx.batch(part.batch_id, lock=True)
+        if batch is None or batch.state is not BatchState.PUBLISHED or compacted.compaction_of(batch.id):
+            raise LostLease(
+                f"compaction {compaction.id}: batch {part.batch_id} is compacted or held meanwhile"
+            )
+    if not tx.insert_file(replace(file, recorded_at=now, checked_at=now)):
+        raise LostLease(f"compaction {compaction.id}: {file.location} is recorded already")
+    return _decide(tx, compaction, CompactionState.COMMITTED, retention=retention)
+
+
+def undo(tx: LedgerTransaction, compaction_id: str, *, retention: timedelta, detail: str) -> Compaction:
+    """
+    Have the files of the batches of a compaction read again.
+
+    Raises:
+        KeyError: if there is no such compaction.
+        LostLease: if it is not committed, or the files of its batches are being deleted or gone.
+    """
+    compaction = _locked(tx, compaction_id)
+    if compaction.state is not CompactionState.COMMITTED:
+        raise LostLease(
+            f"compaction {compaction.id} is {compaction.state}: only a committed one can be undone"
+        )
+    if compaction.deletes_begun_at is not None:
+        raise LostLease(
+            f"compaction {compaction.id}: the files it replaced are deleted since "
+            f"{compaction.deletes_begun_at:%Y-%m-%dT%H:%M:%SZ}; there is no way back, and its own file holds every row"
+        )
+    return _decide(tx, replace(compaction, detail=detail), CompactionState.UNDONE, retention=retention)
+
+
+def abandon(tx: LedgerTransaction, compaction_id: str, *, detail: str) -> None:
+    """Give a compaction up that is not committed. What it has written is a stray from then on."""
+    compaction = _locked(tx, compaction_id)
+    if compaction.state is CompactionState.WRITING:
+        given_up = replace(compaction, state=CompactionState.ABANDONED, decided_at=tx.now(), detail=detail)
+        tx.save_compaction(given_up)
+
+
+def record_shown(tx: LedgerTransaction, compaction: Compaction) -> None:
+    """Record that the catalog was brought to the state of a compaction, if it still is in it."""
+    current = _locked(tx, compaction.id)
+    if current.state is compaction.state and current.shown_at is None:
+        tx.save_compaction(replace(current, shown_at=tx.now()))
+
+
+def begin_deleting(tx: LedgerTransaction, compaction_id: str) -> list[DataFile]:
+    """
+    Return the files that nobody reads any more and whose time is over, and let there be no way back.
+
+    Those of the batches of a committed compaction; its own, if it was undone. None of one that has time left.
+    """
+    compaction = _locked(tx, compaction_id)
+    now = tx.now()
+    if compaction.shown_at is None or compaction.delete_after is None or now <= compaction.delete_after:
+        return []
+    files = unread_files(tx, compaction)
+    begun_at = compaction.deletes_begun_at or now
+    tx.save_compaction(replace(compaction, deletes_begun_at=begun_at, cleaned_at=None if files else now))
+    return files
+
+
+def unread_files(tx: LedgerTransaction, compaction: Compaction) -> list[DataFile]:
+    """Return the files that are still there and that nobody reads because of a compaction."""
+    if compaction.state is CompactionState.UNDONE:
+        file = tx.file(file_of(compaction))
+        return [file] if file is not None and file.deleted_at is None else []
+    found = []
+    for part in compaction.batches:
+        batch = tx.batch(part.batch_id)
+        if batch is not None:
+            found += tx.files(
+                batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt, present_only=True
+            )
+    return found
+
+
+def is_rolled_back(tx: LedgerTransaction, source: str, table: str) -> bool:
+    """Return whether a table is held at an earlier state."""
+    rollbacks = tx.rollbacks(source, table)
+    return bool(rollbacks) and not rollbacks[-1].is_forward
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedRows:
+    """Where the rows of the published batches of one table are read from: their own files, or those of compactions."""
+
+    #: By the id of the batch.
+    _compactions: Mapping[str, Compaction]
+
+    @classmethod
+    def of(cls, tx: LedgerTransaction, source: str, table: str) -> Self:
+        """Look up what is compacted of a table."""
+        committed = tx.compactions(source, table, states=[CompactionState.COMMITTED])
+        return cls({part.batch_id: compaction for compaction in committed for part in compaction.batches})
+
+    def compaction_of(self, batch_id: str) -> Compaction | None:
+        """Return the compaction whose file holds the rows of a batch; None if they lie in files of its own."""
+        return self._compactions.get(batch_id)
+
+    def files_of(self, tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
+        """
+        Return the files that hold the rows of a batch, by part.
+
+        One that holds those of other batches too says where these begin (`DataFile.first_row`).
+        """
+        compaction = self.compaction_of(batch.id)
+        if compaction is None:
+            return sorted(own_files(tx, batch), key=lambda file: file.part)
+        file = tx.file(file_of(compaction))
+        if file is None:
+            raise KeyError(f"compaction {compaction.id}: the ledger does not name its file")
+        part = next(part for part in compaction.batches if part.batch_id == batch.id)
+        return [replace(file, batch_id=batch.id, record_count=part.row_count, first_row=part.first_row)]
+
+
+def own_files(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:
+    """Return the committed files that a batch itself has or had in `final/`."""
+    return tx.files(batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt)
+
+
+def _locked(tx: LedgerTransaction, compaction_id: str) -> Compaction:
+    compaction = tx.compaction(compaction_id, lock=True)
+    if compaction is None:
+        raise KeyError(f"the ledger knows no compaction {compaction_id}")
+    return compaction
+
+
+def _decide(
+    tx: LedgerTransaction, compaction: Compaction, state: CompactionState, *, retention: timedelta
+) -> Compaction:
+    now = tx.now()
+    decided = replace(compaction, state=state, decided_at=now, shown_at=None, delete_after=now + retention)
+    tx.save_compaction(decided)
+    return decided

@@ -1,0 +1,59 @@
+"""Which committed files a reader of the lake sees of a table: what the ledger says, and not what a bucket holds."""
+
+from dataclasses import dataclass
+
+from shared.compactions import CommittedRows, file_of, own_files
+from shared.domain.batches import Batch, BatchState
+from shared.domain.contracts import PublishMode
+from shared.domain.files import DataFile, day_of_key
+from shared.domain.windows import is_key_sweep
+from shared.ports import LedgerTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleFile:
+    """One file, and the partition in which the catalog shows it."""
+
+    file: DataFile
+    #: Of the contract by which it is written.
+    contract_version: int
+    day: str
+    batch_id: str
+
+
+def published_batches(tx: LedgerTransaction, source: str, table: str) -> list[Batch]:
+    """Return the batches whose rows a table has, as they were published; without those that a rollback withdrew."""
+    rollbacks = tx.rollbacks(source, table)
+    withdrawn = set(rollbacks[-1].withdrawn_batch_ids) if rollbacks else set()
+    found = tx.batches(source=source, table=table, states=[BatchState.PUBLISHED])
+    return sorted(
+        (batch for batch in found if batch.id not in withdrawn),
+        key=lambda batch: (batch.changed_at, batch.id),
+    )
+
+
+def visible_files(tx: LedgerTransaction, source: str, table: str) -> list[VisibleFile]:
+    """Return the files that hold the rows of a table, each once: of a replaced one, those of its newest snapshot."""
+    batches = [batch for batch in published_batches(tx, source, table) if not is_key_sweep(batch.slot)]
+    newest = max(batches, key=lambda batch: batch.contract_version, default=None)
+    if newest is not None:
+        contract = tx.contract(source, table, newest.contract_version).contract
+        if contract.publishing.mode is PublishMode.REPLACE:
+            batches = [max(batches, key=lambda batch: (batch.as_of, batch.changed_at))]
+    rows = CommittedRows.of(tx, source, table)
+    found: dict[str, VisibleFile] = {}
+    for batch in batches:
+        compaction = rows.compaction_of(batch.id)
+        if compaction is not None:
+            file = tx.file(file_of(compaction))
+            if file is None:
+                raise KeyError(f"compaction {compaction.id}: the ledger does not name its file")
+            found[compaction.id] = VisibleFile(
+                file, compaction.contract_version, compaction.day, compaction.carrier.batch_id
+            )
+            continue
+        for file in own_files(tx, batch):
+            found[str(file.location)] = VisibleFile(
+                file, batch.contract_version, day_of_key(file.location.key), batch.id
+            )
+    return list(found.values())
