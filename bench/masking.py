@@ -1,16 +1,11 @@
 """
 The mask step alone: how fast each mask is beside Python's own hmac, and how much memory it takes.
 
-    python -m bench.masking            # all masks, in turns
     python -m bench.masking hmac 500000
-
-BENCH_ROWS and BENCH_ROUNDS say how much.
 """
 
 import hashlib
 import hmac
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -141,12 +136,4 @@ def _try(name: str, row_count: int) -> Try:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        try_one(sys.argv[1], int(sys.argv[2]))
-    else:
-        found = compare(
-            row_count=int(os.environ.get("BENCH_ROWS", "2000000")),
-            rounds=int(os.environ.get("BENCH_ROUNDS", "1")),
-        )
-        print(found.table())
-        print(json.dumps(found.document()))
+    try_one(sys.argv[1], int(sys.argv[2]))

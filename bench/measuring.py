@@ -28,6 +28,8 @@ class Taken:
     record_count: int
     #: Of the whole process; of a program that is not ours nobody tells.
     peak_mib: float | None = None
+    #: Of the local S3 server meanwhile, where one was used.
+    s3_cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +92,16 @@ class Comparison:
         width = max(len(way) for way in self.taken)
         lines = [
             f"{self.name}",
-            f"{'':{width}}  {'seconds':>8}  {'krows/s':>8}  {'CPU s':>6}  {'peak MiB':>8}",
+            f"{'':{width}}  {'seconds':>8}  {'krows/s':>8}  {'CPU s':>6}  {'S3 CPU s':>8}  {'peak MiB':>8}",
         ]
         for way, tries in self.taken.items():
             seconds = self.median_seconds(way)
             cpu_seconds = statistics.median(taken.cpu_seconds for taken in tries)
+            s3_cpu_seconds = s3_cpu_seconds_of(tries)
             rate = tries[0].record_count / seconds / 1000
             lines.append(
-                f"{way:{width}}  {seconds:8.2f}  {rate:8.0f}  {cpu_seconds:6.2f}  {_whole(most_of(tries)):>8}"
+                f"{way:{width}}  {seconds:8.2f}  {rate:8.0f}  {cpu_seconds:6.2f}  "
+                f"{'' if s3_cpu_seconds is None else f'{s3_cpu_seconds:.2f}':>8}  {_whole(most_of(tries)):>8}"
             )
         for target in self.targets:
             verdict = "met" if self.ratio(target) >= target.at_least else "MISSED"
@@ -117,6 +121,7 @@ class Comparison:
             "median_seconds": round(self.median_seconds(way), 3),
             "seconds": [round(taken.seconds, 3) for taken in tries],
             "cpu_seconds": [round(taken.cpu_seconds, 3) for taken in tries],
+            "s3_cpu_seconds": s3_cpu_seconds_of(tries),
             "peak_mib": most_of(tries),
             "record_count": tries[0].record_count,
         }
@@ -125,6 +130,12 @@ class Comparison:
 def most_of(tries: Sequence[Taken]) -> float | None:
     """Return the most memory that any try took; None if nobody told."""
     return max((round(taken.peak_mib, 1) for taken in tries if taken.peak_mib is not None), default=None)
+
+
+def s3_cpu_seconds_of(tries: Sequence[Taken]) -> float | None:
+    """Return what a local S3 server usually takes meanwhile; None if there is none."""
+    found = [taken.s3_cpu_seconds for taken in tries if taken.s3_cpu_seconds is not None]
+    return round(statistics.median(found), 3) if found else None
 
 
 def _whole(number: float | None) -> str:

@@ -1,7 +1,7 @@
 """How much memory an extractor takes, however many rows there are."""
 
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -14,9 +14,14 @@ MOST_MIB = 400.0
 
 
 def compare(
-    dsn: str, *, directory: Path, table: str, row_counts: tuple[int, ...], table_row_count: int
+    dsn: str,
+    *,
+    s3: Mapping[str, str],
+    table: str,
+    row_counts: tuple[int, ...],
+    table_row_count: int,
 ) -> Comparison:
-    """Extract views that show a table several times over, as often as makes so many rows."""
+    """Extract views that show a table several times over, as often as makes so many rows; `s3` is the environment of its clients."""
     masked = MASKED[table]
     comparison = Comparison(
         f"Memory of an extractor, {table}, {len(masked)} columns under HMAC", most_mib=MOST_MIB
@@ -33,6 +38,6 @@ def compare(
                     sql.Literal(row_count),
                 )
             )
-        extraction = Extraction(table, ("public", view), str(directory / "extracted"), masked)
-        comparison.run({f"{row_count:,} rows": partial(extraction.measure, dsn)}, rounds=1)
+        extraction = Extraction(table, ("public", view), masked)
+        comparison.run({f"{row_count:,} rows": partial(extraction.measure, dsn, s3=s3)}, rounds=1)
     return comparison

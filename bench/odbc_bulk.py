@@ -1,5 +1,6 @@
 """A table over ODBC by the extractor, against a loop over `fetchmany` of pyodbc that writes CSV."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +22,14 @@ def make_table_of_mariadb(database: MariaDbDatabase, *, row_count: int) -> None:
 
 
 def compare(
-    database: PostgresDatabase | MariaDbDatabase, *, directory: Path, row_count: int, rounds: int
+    database: PostgresDatabase | MariaDbDatabase,
+    *,
+    directory: Path,
+    s3: Mapping[str, str],
+    row_count: int,
+    rounds: int,
 ) -> Comparison:
-    """Read `lineitem` of a database both ways."""
+    """Read `lineitem` of a database both ways. `s3` is the environment of the clients of an S3."""
     name = database.dialect.name
     comparison = Comparison(
         f"ODBC to CSV, {name}, lineitem, {row_count:,} rows", targets=[Target(EXTRACTOR, LOOP, 2.5)]
@@ -31,7 +37,6 @@ def compare(
     extraction = Extraction(
         "lineitem",
         (database.schema, "lineitem"),
-        str(directory / "extracted"),
         kind=SourceKind.ODBC,
         connection={"connection_string": f"env:{ADDRESS}", "dialect": name},
     )
@@ -39,7 +44,7 @@ def compare(
     comparison.run(
         {
             LOOP: partial(fetch_in_a_loop, address, name, directory=directory),
-            EXTRACTOR: partial(extraction.measure, address),
+            EXTRACTOR: partial(extraction.measure, address, s3=s3),
         },
         rounds=rounds,
     )

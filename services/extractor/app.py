@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache, partial
 
+from services.extractor.allocation import prepare_children
 from services.extractor.extract import extract
 from services.extractor.pace import read_limits_of
 from services.extractor.readers import open_reader
@@ -46,6 +47,7 @@ def wired_extractor() -> Extractor:
 def main() -> int:
     """Serve one of the queues of extracts until SIGTERM."""
     configure_logging("extractor")
+    prepare_children()
     fleet, queue = FleetSettings(), ExtractorSettings().extract_queue
     app = make_worker_app(
         "extractor",

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import boto3
 import structlog
@@ -75,6 +75,8 @@ def make_s3_client(region: str) -> "S3Client":
             # Our writes carry SHA-256; a CRC-32 beside it would cost time and prove nothing more.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_supported",
+            # That SHA-256 is a header, and headers are signed: signing the body would compute the same once more.
+            s3={"payload_signing_enabled": False},
         ),
     )
 
@@ -307,9 +309,10 @@ class S3Upload:
     """
     An object being written to S3; see `Upload`.
 
-    A small one leaves whole by one put, a large one in parts, which are sent while more is written. Never more than
-    `PARTS_AT_ONCE` of them, the one that fills and the piece being written are in memory. What goes wrong with a part
-    is raised by a later `write`, or by `complete`.
+    A small one leaves whole by one put, a large one in parts, which are sent while more is written. A part is what was
+    written since the last one, once that is large enough. Never more than `PARTS_AT_ONCE` of them, the one that fills
+    and the piece being written are in memory. What goes wrong with a part is raised by a later `write`, or by
+    `complete`.
     """
 
     def __init__(
@@ -361,9 +364,8 @@ class S3Upload:
         self._file_size_in_bytes = size_in_bytes
         self._digest.update(data)
         self._buffer += data
-        while len(self._buffer) >= self._part_size_in_bytes:
-            self._send_part(bytes(memoryview(self._buffer)[: self._part_size_in_bytes]))
-            del self._buffer[: self._part_size_in_bytes]
+        if len(self._buffer) >= self._part_size_in_bytes:
+            self._send_part(self._taken_buffer())
 
     def complete(self) -> None:
         """Make the object appear, whole; see `Upload`."""
@@ -397,12 +399,16 @@ class S3Upload:
 
     def _complete_multipart(self, multipart: OpenUpload) -> None:
         if self._buffer:
-            self._send_part(bytes(self._buffer))
+            self._send_part(self._taken_buffer())
         while self._under_way:
             self._parts.append(self._under_way.popleft().result())
         self._store.complete_upload(multipart, self._parts, sha256=self.sha256)
 
-    def _send_part(self, data: bytes) -> None:
+    def _taken_buffer(self) -> bytearray:
+        taken, self._buffer = self._buffer, bytearray()
+        return taken
+
+    def _send_part(self, data: bytearray) -> None:
         """Have a part sent, once there are fewer than `PARTS_AT_ONCE` under way."""
         if self._multipart is None:
             self._multipart = self._begin_multipart()
@@ -411,7 +417,7 @@ class S3Upload:
         number = len(self._parts) + len(self._under_way) + 1
         self._under_way.append(self._threads.submit(self._put_part, self._multipart.upload_id, number, data))
 
-    def _put_part(self, upload_id: str, number: int, data: bytes) -> "CompletedPartTypeDef":
+    def _put_part(self, upload_id: str, number: int, data: bytearray) -> "CompletedPartTypeDef":
         checksum = b64encode(hashlib.sha256(data).digest()).decode()
         with _translated(self._location):
             answer = self._client.upload_part(
@@ -419,7 +425,8 @@ class S3Upload:
                 Key=self._location.key,
                 UploadId=upload_id,
                 PartNumber=number,
-                Body=data,
+                # Of bytes botocore makes one more copy, behind the headers; this it sends as it is.
+                Body=cast("bytes", data),
                 ChecksumSHA256=checksum,
             )
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}

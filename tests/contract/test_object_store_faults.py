@@ -4,7 +4,8 @@ import hashlib
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from shared.domain.files import Location
 from shared.errors import ObjectConflict, Unavailable
 from shared.object_store import s3
 from shared.object_store.s3 import MIN_PART_SIZE_IN_BYTES, PARTS_AT_ONCE, S3ObjectStore, make_s3_client
+from shared.ports import Upload
 
 SMALL = b"1,x\n"
 LARGE = SMALL * (MIN_PART_SIZE_IN_BYTES // 2)
@@ -60,6 +62,11 @@ def upload(store: S3ObjectStore, location: Location, body: bytes) -> None:
     writing = store.open_upload(location, metadata={})
     writing.write(body)
     writing.complete()
+
+
+def write_all(writing: Upload, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        writing.write(piece)
 
 
 @contextmanager
@@ -146,7 +153,8 @@ def test_an_upload_whose_completion_never_arrived_leaves_nothing(store, client, 
 
 def test_an_upload_whose_last_part_is_lost_leaves_nothing(store, client, bucket):
     writing = store.open_upload(Location(bucket, "tmp/x.csv"), metadata={})
-    writing.write(LARGE + SMALL)
+    writing.write(LARGE)
+    writing.write(SMALL)
 
     with every_request_lost(client, "UploadPart"), pytest.raises(Unavailable):
         writing.complete()
@@ -158,7 +166,7 @@ def test_an_upload_whose_first_part_is_lost_takes_no_more_and_leaves_nothing(sto
     writing = store.open_upload(Location(bucket, "tmp/x.csv"), metadata={})
 
     with every_request_lost(client, "UploadPart"), pytest.raises(Unavailable):
-        writing.write(LARGE + LARGE)
+        write_all(writing, [LARGE] * (PARTS_AT_ONCE + 1))
     writing.abort()
 
     assert list(store.open_uploads(bucket)) == []
@@ -188,6 +196,22 @@ def test_parts_are_sent_while_more_is_written_in_any_order_and_never_too_many_at
 
     assert at_once[1] == PARTS_AT_ONCE
     assert store.sha256(location) == sha256_of(body)
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE])
+def test_bytes_are_bound_to_a_signature_by_their_checksum_and_hashed_no_second_time(
+    store, client, bucket, body
+):
+    sent: list[Any] = []
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-send.s3.{operation}", lambda request, **_: sent.append(request))
+
+    upload(store, Location(bucket, "tmp/x.csv"), body)
+
+    (request,) = sent
+    assert request.headers["X-Amz-Content-SHA256"] == b"UNSIGNED-PAYLOAD"
+    assert request.headers["x-amz-checksum-sha256"] == b64encode(hashlib.sha256(body).digest())
+    assert b"x-amz-checksum-sha256" in request.headers["Authorization"]
 
 
 def test_an_upload_that_cannot_be_aborted_raises_nothing_and_is_found_later(store, client, bucket):
