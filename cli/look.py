@@ -431,6 +431,7 @@ def _print_story(story: Story) -> None:
         "state": f"{batch.state} since {text_of(batch.changed_at)}",
         "reason": batch.reason,
         "detail": batch.detail,
+        "trace": batch.trace_id,
         "counts": ", ".join(f"{name} {count}" for name, count in batch.counts.items()),
         "next": story.next,
         "cure": story.cure,

@@ -17,6 +17,7 @@ from cli import (
     local,
     look,
     masks,
+    metrics,
     migrate,
     plan,
     prove,
@@ -89,6 +90,7 @@ for command in (
     *(prove.prove, recount.recount),
     masks.masks,
     sweep.sweep,
+    metrics.metrics,
     *(queues.queues, queues.peek, redrive.redrive, redrive.purge),
     version,
 ):

@@ -25,6 +25,7 @@ from services.processor.settings import ProcessorSettings
 from services.publisher.settings import PublisherSettings
 from shared.celery_sqs.settings import WorkerSettings
 from shared.settings import BackoffSettings, FleetSettings
+from shared.telemetry.settings import ExporterSettings, MetricsSettings
 
 #: In the order of the page. What is read by most comes first.
 MODELS: Mapping[type[BaseSettings], str] = MappingProxyType(
@@ -32,6 +33,8 @@ MODELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         FleetSettings: "Every process: workers, Lambdas and the command.",
         BackoffSettings: "Every process, as before.",
         WorkerSettings: "Each worker: extractor, processor, publisher.",
+        MetricsSettings: "Each worker, and `esclusa metrics`.",
+        ExporterSettings: "`esclusa metrics`.",
         ExtractorSettings: "The extractor.",
         ProcessorSettings: "The processor.",
         PublisherSettings: "The publisher, and `esclusa query`.",

@@ -5,13 +5,15 @@ What it is asked to look at (an S3 event, a message of the outbox) is a hint. Ev
 ledger and the object itself, so early, late, doubled, forged and lost events change nothing.
 """
 
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 import structlog
 
-from lambdas.invocation import handle_messages, warm_fleet
+from lambdas.invocation import Received, handle_messages, warm_fleet
+from lambdas.subject import about
 from shared import lifecycle
 from shared.csv_dialect import header_line
 from shared.domain.batches import GATE_STATES, Batch
@@ -28,10 +30,13 @@ from shared.domain.files import (
     compaction_of_key,
 )
 from shared.domain.reasons import Reason
+from shared.domain.traces import TraceParent
 from shared.errors import MalformedMessage, ObjectConflict, ObjectNotFound, Refused
 from shared.messages import CheckBatch, GateMessage, parse_gate_message
 from shared.outbox import send_pending
 from shared.ports import Ledger, LedgerTransaction, ObjectInfo, ObjectStore, QueueSender
+from shared.telemetry.metric_list import GATE_CHECKS, GATE_DURATION_SECONDS, GATE_REFUSALS
+from shared.telemetry.metrics import record
 
 log = structlog.get_logger()
 
@@ -55,34 +60,52 @@ def handle_area(area: Area, event: Mapping[str, Any]) -> dict[str, Any]:
     """Check what an SQS event names in an area; the whole of the four handlers."""
     fleet = warm_fleet(f"gate-{area}")
 
-    def check_all(body: str) -> None:
-        for message in parse_gate_message(body):
-            check(area, message, ledger=fleet.ledger, store=fleet.store, sender=fleet.sender)
+    def check_all(received: Received) -> None:
+        for message in parse_gate_message(received.body):
+            check(
+                area,
+                message,
+                ledger=fleet.ledger,
+                store=fleet.store,
+                sender=fleet.sender,
+                trace=received.trace,
+            )
 
-    return handle_messages(event, check_all)
+    return handle_messages(event, check_all, function=f"gate-{area}")
 
 
 def check(
-    area: Area, message: GateMessage, *, ledger: Ledger, store: ObjectStore, sender: QueueSender
+    area: Area,
+    message: GateMessage,
+    *,
+    ledger: Ledger,
+    store: ObjectStore,
+    sender: QueueSender,
+    trace: TraceParent | None = None,
 ) -> Verdict:
     """
-    Do what one message asks of the gate of an area.
+    Do what one message asks of the gate of an area. `trace`: where the message says that it belongs.
 
     Raises:
         MalformedMessage: if it is meant for another gate.
         Unavailable: if ledger or store do not answer; the message must come back.
     """
+    begun = time.monotonic()
     if isinstance(message, CheckBatch):
         if message.area is not area:
             raise MalformedMessage(f"a message for the gate of {message.area}/ came to the gate of {area}/")
-        verdict = check_batch(area, message.batch_id, ledger=ledger, store=store)
+        verdict = check_batch(area, message.batch_id, ledger=ledger, store=store, trace=trace)
     else:
-        verdict = check_object(area, message.location, ledger=ledger, store=store)
+        verdict = check_object(area, message.location, ledger=ledger, store=store, trace=trace)
     send_pending(ledger, sender)
+    record(GATE_CHECKS, area=area, verdict=verdict)
+    record(GATE_DURATION_SECONDS, time.monotonic() - begun, area=area)
     return verdict
 
 
-def check_batch(area: Area, batch_id: str, *, ledger: Ledger, store: ObjectStore) -> Verdict:
+def check_batch(
+    area: Area, batch_id: str, *, ledger: Ledger, store: ObjectStore, trace: TraceParent | None
+) -> Verdict:
     """Check every file of a batch that no gate has checked yet, and open the gate if all are correct."""
     with ledger.transaction() as tx:
         batch = tx.batch(batch_id)
@@ -90,15 +113,23 @@ def check_batch(area: Area, batch_id: str, *, ledger: Ledger, store: ObjectStore
             return Verdict.NOTHING_TO_DO
         contract = lifecycle.contract_of(tx, batch)
         files = lifecycle.files_to_check(tx, batch, area)
-    for file in files:
-        if file.status is FileStatus.ANNOUNCED:
-            objection = _check_file(file, batch, contract, ledger, store)
-            if objection is not None:
-                return objection
-    return _open(area, batch, ledger=ledger, store=store)
+    with about(
+        batch,
+        stage=f"gate-{area}",
+        attempt=batch.attempt_number(lifecycle.writer_of(area)),
+        hint=trace,
+    ):
+        for file in files:
+            if file.status is FileStatus.ANNOUNCED:
+                objection = _check_file(file, batch, contract, ledger, store)
+                if objection is not None:
+                    return objection
+        return _open(area, batch, ledger=ledger, store=store)
 
 
-def check_object(area: Area, location: Location, *, ledger: Ledger, store: ObjectStore) -> Verdict:
+def check_object(
+    area: Area, location: Location, *, ledger: Ledger, store: ObjectStore, trace: TraceParent | None
+) -> Verdict:
     """Check the one file that an S3 event names, and open the gate if it was the last of its batch."""
     with ledger.transaction() as tx:
         file = tx.file(location)
@@ -112,8 +143,9 @@ def check_object(area: Area, location: Location, *, ledger: Ledger, store: Objec
     if file is None or file.status is not FileStatus.ANNOUNCED or not _stands_before(area, batch, file):
         # Its writer has not committed yet, or died; the commit or the sweeper will see to it.
         return Verdict.NOTHING_TO_DO
-    objection = _check_file(file, batch, contract, ledger, store)
-    return objection or _open(area, batch, ledger=ledger, store=store)
+    with about(batch, stage=f"gate-{area}", attempt=file.attempt, hint=trace):
+        objection = _check_file(file, batch, contract, ledger, store)
+        return objection or _open(area, batch, ledger=ledger, store=store)
 
 
 def _is_of_compaction(tx: LedgerTransaction, file: DataFile | None, location: Location) -> bool:
@@ -166,6 +198,7 @@ def _refuse(file: DataFile, reason: Reason, detail: str, *, ledger: Ledger) -> V
     if not recorded:
         return Verdict.NOTHING_TO_DO
     log.warning("file_refused", key=file.location.key, reason=reason, detail=detail)
+    record(GATE_REFUSALS, area=file.area, reason=reason)
     return Verdict.REFUSED
 
 

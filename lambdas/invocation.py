@@ -1,20 +1,38 @@
 """How a Lambda is called by SQS, and how it says which messages must come back."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import structlog
 
+from lambdas.emf import LogRecorder
+from shared.domain.traces import TraceParent
 from shared.errors import Unavailable
 from shared.fleet import Fleet
+from shared.messages import TRACE_ATTRIBUTE
 from shared.settings import FleetSettings
-from shared.telemetry.logs import configure_logging
+from shared.telemetry.logs import bound, configure_logging
+from shared.telemetry.metric_list import MESSAGES_FAILED
+from shared.telemetry.metrics import record, record_with
+from shared.telemetry.tracing import configure_tracing, flush_spans
 
 log = structlog.get_logger()
 
 
-def handle_messages(event: Mapping[str, Any], handle_body: Callable[[str], object]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message, as anybody may have sent it."""
+
+    body: str
+    #: Where it says that it belongs in the trace of a batch.
+    trace: TraceParent | None = None
+
+
+def handle_messages(
+    event: Mapping[str, Any], handle_message: Callable[[Received], object], *, function: str
+) -> dict[str, Any]:
     """
     Hand each message of an SQS event to a function, and return those that failed as a partial batch response.
 
@@ -24,15 +42,19 @@ def handle_messages(event: Mapping[str, Any], handle_body: Callable[[str], objec
     Source: AWS Lambda Developer Guide, "Handling errors for an SQS event source in Lambda".
     """
     failures = []
-    for record in event["Records"]:
-        try:
-            handle_body(record["body"])
-        except Exception as error:
-            # Whatever it was, only success may delete the message.
-            log.exception("message_failed", message_id=record["messageId"])
-            if isinstance(error, Unavailable):
-                forget_fleet()
-            failures.append({"itemIdentifier": record["messageId"]})
+    for message in event["Records"]:
+        received = Received(message["body"], _trace_of(message))
+        with bound(trace_id=received.trace.trace_id if received.trace else None):
+            try:
+                handle_message(received)
+            except Exception as error:
+                # Whatever it was, only success may delete the message.
+                log.exception("message_failed", message_id=message["messageId"])
+                record(MESSAGES_FAILED, function=function)
+                if isinstance(error, Unavailable):
+                    forget_fleet()
+                failures.append({"itemIdentifier": message["messageId"]})
+    flush_spans()  # this process is frozen until the next event, which may never come
     return {"batchItemFailures": failures}
 
 
@@ -40,7 +62,16 @@ def handle_messages(event: Mapping[str, Any], handle_body: Callable[[str], objec
 def warm_fleet(function: str) -> Fleet:
     """Return the connections of this Lambda, made at its first invocation and kept while it is warm."""
     configure_logging(function)
-    return Fleet.connect(FleetSettings())
+    configure_tracing(function)
+    settings = FleetSettings()
+    record_with(LogRecorder(settings.bucket_prefix))
+    return Fleet.connect(settings)
+
+
+def _trace_of(message: Mapping[str, Any]) -> TraceParent | None:
+    """Return what stands beside the body, if anything does: S3, and older versions, send nothing of it."""
+    attribute = (message.get("messageAttributes") or {}).get(TRACE_ATTRIBUTE) or {}
+    return TraceParent.parse(attribute.get("stringValue"))
 
 
 def forget_fleet() -> None:

@@ -168,6 +168,8 @@ def worker_processes(environment: dict[str, str]) -> list[ProcessSpec]:
                 **environment,
                 **worker.environment,
                 "ESCLUSA_CONCURRENCY": str(worker.concurrency),
+                # Four on one machine would want one port.
+                "ESCLUSA_METRICS_PORT": "0",
             },
             # Soft shutdown, one receive, interruption, and the end of the processes.
             stop_seconds=20.0,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import timedelta
 
 import structlog
@@ -11,6 +12,8 @@ from shared import lifecycle
 from shared.domain.batches import Attempt
 from shared.errors import LostLease, Unavailable
 from shared.ports import Ledger
+from shared.telemetry.metric_list import LEASE_RENEWALS
+from shared.telemetry.metrics import record
 
 log = structlog.get_logger()
 
@@ -24,8 +27,12 @@ def renewing(attempt: Attempt, *, ledger: Ledger, lease: timedelta) -> Iterator[
     not signalled into the block: recording its result will be refused.
     """
     finished = threading.Event()
+    # In a copy of the context: its log lines are about this attempt, too.
     thread = threading.Thread(
-        target=_renew_until, args=(finished, attempt, ledger, lease), name="lease-renewal", daemon=True
+        target=copy_context().run,
+        args=(_renew_until, finished, attempt, ledger, lease),
+        name="lease-renewal",
+        daemon=True,
     )
     thread.start()
     try:
@@ -40,12 +47,17 @@ def _renew_until(finished: threading.Event, attempt: Attempt, ledger: Ledger, le
         try:
             with ledger.transaction() as tx:
                 lifecycle.renew(tx, attempt, lease=lease)
+            outcome = "renewed"
         except LostLease as error:
             log.warning("lease_lost", detail=str(error))
+            record(LEASE_RENEWALS, stage=attempt.stage, outcome="lost")
             return
         except Unavailable as error:
             # The ledger may be back before the lease is over.
             log.warning("lease_not_renewed", detail=str(error))
+            outcome = "unavailable"
         except Exception:
             # Whatever it is, the next renewal may succeed; without any, every long attempt would be done twice.
             log.exception("lease_renewal_failed")
+            outcome = "failed"
+        record(LEASE_RENEWALS, stage=attempt.stage, outcome=outcome)

@@ -46,10 +46,12 @@ from shared.domain.files import (
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
+from shared.domain.traces import TraceParent, trace_id_of
 from shared.domain.windows import PlannedWindow, is_key_sweep, rejects_slot, rejects_slot_number
 from shared.errors import LostLease, Refused
 from shared.messages import clean_message, gate_message, set_aside_message, task_message
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
+from shared.telemetry.tracing import open_span
 
 #: The queue of each gate.
 GATE_QUEUES = {
@@ -141,8 +143,9 @@ def _plan(
     detail: str = "",
 ) -> Batch | None:
     now = tx.now()
+    new_id = batch_id(contract.contract.source, contract.contract.table, planned.slot)
     batch = Batch(
-        id=batch_id(contract.contract.source, contract.contract.table, planned.slot),
+        id=new_id,
         source=contract.contract.source,
         table=contract.contract.table,
         slot=planned.slot,
@@ -157,6 +160,7 @@ def _plan(
         wake_count=1,
         extent=planned.extent,
         is_bulk=planned.is_bulk,
+        trace_id=trace_id_of(new_id, begun_at=now),
     )
     if not tx.insert_batch(batch):
         return None
@@ -629,6 +633,7 @@ def replay(
         counts=counts,
         detail=detail,
         is_approved=is_approved,
+        trace_id=trace_id_of(batch.id, begun_at=tx.now()),
     )
     return _move(tx, fresh, state, actor="operator", reason=Reason.REPLAYED)
 
@@ -657,7 +662,7 @@ def discard_rejects(tx: LedgerTransaction, batch: Batch, *, detail: str) -> list
     for file in files:
         tx.save_file(replace(file, reason=Reason.DISCARDED, detail=detail))
     if files:
-        tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+        tx.post(message_of(batch, QueueName.CLEAN, clean_message(batch.id)))
     return files
 
 
@@ -691,12 +696,18 @@ def messages_for(batch: Batch) -> list[OutboxMessage]:
         body = task_message(
             f"esclusa.{stage}", {"batch_id": batch.id}, queue=queue, task_id=f"{batch.id}-{stage}"
         )
-        messages.append(OutboxMessage(queue, body, group=batch.source))
+        messages.append(message_of(batch, queue, body))
     if (area := _AREA_CHECKED_IN.get(batch.state)) is not None:
-        messages.append(OutboxMessage(GATE_QUEUES[area], gate_message(batch.id, area), group=batch.source))
+        messages.append(message_of(batch, GATE_QUEUES[area], gate_message(batch.id, area)))
     if batch.state in {BatchState.COMMITTED, BatchState.DISCARDED, *HELD_STATES}:
-        messages.append(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+        messages.append(message_of(batch, QueueName.CLEAN, clean_message(batch.id)))
     return messages
+
+
+def message_of(batch: Batch, queue: QueueName, body: str) -> OutboxMessage:
+    """Return a message about a batch, in its source's group and its trace."""
+    trace = str(TraceParent.below(batch.trace_id, open_span())) if batch.trace_id else None
+    return OutboxMessage(queue, body, group=batch.source, traceparent=trace)
 
 
 def queue_of(batch: Batch, stage: Stage) -> QueueName:

@@ -16,6 +16,10 @@ from urllib.parse import unquote_plus
 from shared.domain.files import Area, Location
 from shared.errors import MalformedMessage
 
+#: The attribute beside a body that says where it belongs in the trace of its batch. No part of the body: readers of
+#: before there were traces take exactly the fields they know, and do not ask for attributes.
+TRACE_ATTRIBUTE: Final = "traceparent"
+
 #: The version of check and clean messages.
 VERSION: Final = 1
 

@@ -45,6 +45,8 @@ class OutboxMessage:
     queue: QueueName
     body: str
     group: str
+    #: Goes beside the body, so that readers who know nothing of it lose nothing. None: not traced.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +159,12 @@ class LedgerTransaction(Protocol):
         """Return batches by the time they were planned. `bulk_only`: parts of first loads and of backfills."""
         ...
 
-    def batch_tallies(self) -> list[BatchTally]:
-        """Return how many batches stand where, by source, table and state. States without batches are left out."""
+    def batch_tallies(self, *, states: Collection[BatchState] | None = None) -> list[BatchTally]:
+        """
+        Return how many batches stand where, by source, table and state. States without batches are left out.
+
+        Of the given states only: those that are final hold almost all batches there ever were.
+        """
         ...
 
     def batches_to_wake(

@@ -13,12 +13,17 @@ from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import KeySweep, TableContract
 from shared.domain.files import Area, DataFile
+from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceLimits
+from shared.domain.traces import TraceParent
 from shared.errors import Interrupted, LostLease, Refused, SourceUnavailable, Unavailable
 from shared.lifecycle import StageResult
 from shared.outbox import send_pending
 from shared.ports import Ledger, QueueSender
+from shared.stage_record import StageRecord, recorded
+from shared.telemetry.logs import bind
+from shared.telemetry.tracing import span
 
 log = structlog.get_logger()
 
@@ -78,56 +83,89 @@ def run(
     worker: str,
     limits: StageLimits,
     keep_alive: Callable[[Attempt], AbstractContextManager[None]],
+    traceparent: str | None = None,
 ) -> Outcome:
     """
     Do one stage of one batch, if it is there to be done.
 
-    `keep_alive` renews the attempt's lease while the work goes on.
+    `keep_alive` renews the attempt's lease while the work goes on. `traceparent`: what the message says of it. From
+    here on every log line says what it is about, until whoever called lets go of it.
 
     Raises:
         Exception: what the work raised, if another attempt may follow. The message must then come back.
         Interrupted: if the process was told to stop. The message must come back at once: the batch is free.
         Unavailable: if the ledger cannot be reached. The message must come back as well.
     """
-    assignment = _claim(stage, batch_id, ledger=ledger, worker=worker, limits=limits)
-    if assignment is None:
-        send_pending(ledger, sender)
-        return Outcome.NOTHING_TO_DO
-    attempt = assignment.attempt
-    log.info("stage_claimed", worker=worker)
-    try:
-        with keep_alive(attempt):
-            result = work(assignment)
-        with ledger.transaction() as tx:
-            lifecycle.complete(tx, attempt, result)
-        outcome = Outcome.COMPLETED
-        log.info("stage_completed", **dict(result.counts))
-    except LostLease as error:
-        log.warning("stage_lost_lease", detail=str(error))
-        return Outcome.LOST_LEASE
-    except Interrupted:
-        _let_go(attempt, ledger=ledger)
-        send_pending(ledger, sender)
-        raise
-    except Refused as refusal:
-        outcome = _refuse(attempt, refusal, ledger=ledger)
-    except Exception as error:
-        if not _fail(attempt, error, ledger=ledger, limits=limits):
+    bind(batch_id=batch_id, stage=stage)
+    with recorded(stage, hint=TraceParent.parse(traceparent)) as note:
+        assignment = _claim(stage, batch_id, ledger=ledger, worker=worker, limits=limits, note=note)
+        if assignment is None:
+            outcome = Outcome.NOTHING_TO_DO
+        else:
+            log.info("stage_claimed", worker=worker)
+            with note.claimed(assignment.batch, assignment.attempt):
+                outcome = _do(
+                    assignment,
+                    work,
+                    ledger=ledger,
+                    sender=sender,
+                    limits=limits,
+                    keep_alive=keep_alive,
+                    note=note,
+                )
+        note.outcome = outcome
+        if outcome is not Outcome.LOST_LEASE:
             send_pending(ledger, sender)
-            raise
-        outcome = Outcome.EXHAUSTED
-    send_pending(ledger, sender)
     return outcome
 
 
+def _do(
+    assignment: Assignment,
+    work: Callable[[Assignment], StageResult],
+    *,
+    ledger: Ledger,
+    sender: QueueSender,
+    limits: StageLimits,
+    keep_alive: Callable[[Attempt], AbstractContextManager[None]],
+    note: StageRecord,
+) -> Outcome:
+    """Do the work of an attempt and record what came of it."""
+    attempt = assignment.attempt
+    try:
+        with keep_alive(attempt), span("work"):
+            result = work(assignment)
+        with span("record"), ledger.transaction() as tx:
+            lifecycle.complete(tx, attempt, result)
+    except LostLease as error:
+        log.warning("stage_lost_lease", detail=str(error))
+        note.lost()
+        return Outcome.LOST_LEASE
+    except Interrupted:
+        _let_go(attempt, ledger=ledger, note=note)
+        send_pending(ledger, sender)
+        raise
+    except Refused as refusal:
+        return _refuse(attempt, refusal, ledger=ledger, note=note)
+    except Exception as error:
+        if not _fail(attempt, error, ledger=ledger, limits=limits, note=note):
+            send_pending(ledger, sender)
+            raise
+        note.reason = Reason.ATTEMPTS_EXHAUSTED
+        return Outcome.EXHAUSTED
+    log.info("stage_completed", **dict(result.counts))
+    note.done(result, read=assignment.files)
+    return Outcome.COMPLETED
+
+
 def _claim(
-    stage: Stage, batch_id: str, *, ledger: Ledger, worker: str, limits: StageLimits
+    stage: Stage, batch_id: str, *, ledger: Ledger, worker: str, limits: StageLimits, note: StageRecord
 ) -> Assignment | None:
     with ledger.transaction() as tx:
         attempt = lifecycle.claim(tx, batch_id, stage, worker=worker, lease=limits.lease, retry=limits.retry)
+        batch = tx.batch(batch_id)
+        note.know(batch)
         if attempt is None:
             return None
-        batch = tx.batch(batch_id)
         if batch is None:
             raise LostLease(f"batch {batch_id} vanished from the ledger")
         contract = lifecycle.contract_of(tx, batch)
@@ -140,8 +178,9 @@ def _claim(
         return Assignment(attempt, batch, contract, tuple(files), source_limits, sweep, rows)
 
 
-def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
+def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger, note: StageRecord) -> Outcome:
     log.warning("stage_refused", reason=refusal.reason, detail=refusal.detail)
+    note.reason = refusal.reason
     try:
         with ledger.transaction() as tx:
             lifecycle.refuse_attempt(
@@ -153,11 +192,12 @@ def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger) -> Outcome:
                 findings=refusal.findings,
             )
     except LostLease:
+        note.lost()
         return Outcome.LOST_LEASE
     return Outcome.REFUSED
 
 
-def _let_go(attempt: Attempt, *, ledger: Ledger) -> None:
+def _let_go(attempt: Attempt, *, ledger: Ledger, note: StageRecord) -> None:
     """End an attempt now: whoever gets its message next begins another one."""
     try:
         with ledger.transaction() as tx:
@@ -165,9 +205,13 @@ def _let_go(attempt: Attempt, *, ledger: Ledger) -> None:
         log.warning("stage_interrupted")
     except (LostLease, Unavailable) as error:
         log.warning("stage_interrupted", detail=str(error))
+        if isinstance(error, LostLease):
+            note.lost()
 
 
-def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLimits) -> bool:
+def _fail(
+    attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLimits, note: StageRecord
+) -> bool:
     """Record a failed attempt; True if it was the last one allowed."""
     detail = describe(error)
     log.error("stage_failed", detail=detail, exc_info=error)
@@ -177,6 +221,7 @@ def _fail(attempt: Attempt, error: Exception, *, ledger: Ledger, limits: StageLi
                 tx, attempt, detail=detail, retry=limits.retry, blames_source=_is_of_source(error)
             )
     except LostLease:
+        note.lost()
         return False
     return batch.state.value == "failed"
 

@@ -14,13 +14,17 @@ from shared.fleet import Fleet
 from shared.heartbeat import renewing
 from shared.lifecycle import StageResult
 from shared.stage import Assignment, Outcome, StageLimits
-from shared.telemetry.logs import bound
 
 log = structlog.get_logger()
 
 
 def do_stage(
-    name: Stage, batch_id: str, work: Callable[[Assignment], StageResult], *, fleet: Fleet
+    name: Stage,
+    batch_id: str,
+    work: Callable[[Assignment], StageResult],
+    *,
+    fleet: Fleet,
+    traceparent: str | None = None,
 ) -> Outcome:
     """
     Do a stage of a batch, with its ids on every log line.
@@ -31,16 +35,16 @@ def do_stage(
     limits = StageLimits(
         lease=timedelta(seconds=fleet.settings.claim_lease_seconds), retry=fleet.settings.retry_policy
     )
-    with bound(batch_id=batch_id, stage=str(name)):
-        outcome = stage.run(
-            name,
-            batch_id,
-            work,
-            ledger=fleet.ledger,
-            sender=fleet.sender,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
-            limits=limits,
-            keep_alive=partial(renewing, ledger=fleet.ledger, lease=limits.lease),
-        )
-        log.info("message_done", outcome=outcome)
+    outcome = stage.run(
+        name,
+        batch_id,
+        work,
+        ledger=fleet.ledger,
+        sender=fleet.sender,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        limits=limits,
+        keep_alive=partial(renewing, ledger=fleet.ledger, lease=limits.lease),
+        traceparent=traceparent,
+    )
+    log.info("message_done", outcome=outcome)
     return outcome

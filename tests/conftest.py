@@ -18,6 +18,7 @@ from local import aws
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
 from local.processes import Home, supervise
+from shared.telemetry.logs import let_go_of_ids
 
 #: What is about the drivers of ODBC themselves cannot even be imported without them.
 ABOUT_ODBC = ["unit/test_sql_drivers.py", "integration/test_extract_mariadb.py"]
@@ -53,8 +54,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _logs_as_they_come() -> Iterator[None]:
     """Whatever a test, or a program run in it, configured of the logs ends with it."""
     structlog.reset_defaults()
+    let_go_of_ids()
     yield
     structlog.reset_defaults()
+    let_go_of_ids()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from lambdas.subject import about
 from shared import lifecycle
 from shared.domain.batches import HELD_STATES, Batch, Stage
 from shared.domain.files import (
@@ -22,8 +23,11 @@ from shared.domain.files import (
     Location,
     quarantine_key,
 )
+from shared.domain.traces import TraceParent
 from shared.messages import CleanBatch, CleanMessage
 from shared.ports import Ledger, ObjectStore
+from shared.telemetry.metric_list import OBJECTS_DELETED
+from shared.telemetry.metrics import record
 
 log = structlog.get_logger()
 
@@ -34,7 +38,9 @@ MAX_SIZE_SET_ASIDE_IN_BYTES: Final = 1024**3
 _DELETES_PER_RECORD: Final = 100
 
 
-def clean(message: CleanMessage, *, ledger: Ledger, store: ObjectStore) -> int:
+def clean(
+    message: CleanMessage, *, ledger: Ledger, store: ObjectStore, trace: TraceParent | None = None
+) -> int:
     """
     Do what one message asks and return how many objects were deleted.
 
@@ -42,11 +48,17 @@ def clean(message: CleanMessage, *, ledger: Ledger, store: ObjectStore) -> int:
         Unavailable: if ledger or store do not answer; the message must come back.
     """
     if isinstance(message, CleanBatch):
-        return clean_batch(message.batch_id, ledger=ledger, store=store)
-    return set_foreign_aside(message.location, ledger=ledger, store=store)
+        deleted = clean_batch(message.batch_id, ledger=ledger, store=store, trace=trace)
+    else:
+        deleted = set_foreign_aside(message.location, ledger=ledger, store=store)
+    if deleted:
+        record(OBJECTS_DELETED, deleted)
+    return deleted
 
 
-def clean_batch(batch_id: str, *, ledger: Ledger, store: ObjectStore) -> int:
+def clean_batch(
+    batch_id: str, *, ledger: Ledger, store: ObjectStore, trace: TraceParent | None = None
+) -> int:
     """
     Delete what a batch no longer needs.
 
@@ -58,13 +70,14 @@ def clean_batch(batch_id: str, *, ledger: Ledger, store: ObjectStore) -> int:
         files = lifecycle.leftovers(tx, batch) if batch else []
     if batch is None or not files:
         return 0
-    worth_keeping = _worth_keeping(batch, files) if batch.state in HELD_STATES else []
-    kept = {file.location for file in worth_keeping}
-    deleted = _delete([file for file in files if file.location not in kept], ledger=ledger, store=store)
-    for file in worth_keeping:
-        if _set_aside(file, ledger=ledger, store=store):
-            deleted += _delete([file], ledger=ledger, store=store)
-    log.info("batch_cleaned", batch_id=batch_id, object_count=deleted)
+    with about(batch, stage="clean", attempt=batch.latest_attempt_number, hint=trace):
+        worth_keeping = _worth_keeping(batch, files) if batch.state in HELD_STATES else []
+        kept = {file.location for file in worth_keeping}
+        deleted = _delete([file for file in files if file.location not in kept], ledger=ledger, store=store)
+        for file in worth_keeping:
+            if _set_aside(file, ledger=ledger, store=store):
+                deleted += _delete([file], ledger=ledger, store=store)
+        log.info("batch_cleaned", object_count=deleted)
     return deleted
 
 

@@ -10,6 +10,8 @@ from lambdas.sweeper.sweep import sweep
 from shared.domain.files import TRANSIENT_AREAS, Area
 from shared.errors import Unavailable
 from shared.fleet import Fleet
+from shared.telemetry.metric_list import SWEEP_ACTIONS
+from shared.telemetry.metrics import record
 
 #: What a sweep that runs out of time keeps for its last steps: to end what it is at, and to send what it posted.
 RESERVED_MILLISECONDS: Final = 8_000
@@ -30,6 +32,9 @@ def handle(event: Mapping[str, Any], context: Any) -> dict[str, object]:
     except Unavailable:
         forget_fleet()
         raise
+    for kind, count in report.counts.items():
+        if count:
+            record(SWEEP_ACTIONS, count, kind=kind)
     return report.document()
 
 

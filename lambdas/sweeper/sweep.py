@@ -36,7 +36,7 @@ from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
 from shared.messages import clean_message
 from shared.outbox import send_pending
-from shared.ports import Ledger, ObjectInfo, ObjectStore, OpenUpload, OutboxMessage, QueueName, QueueSender
+from shared.ports import Ledger, ObjectInfo, ObjectStore, OpenUpload, QueueName, QueueSender
 
 log = structlog.get_logger()
 
@@ -278,7 +278,7 @@ class _Run:
                 case ActionKind.START_DEFERRED, str() as source:
                     return lifecycle.start_deferred(tx, source)
                 case ActionKind.CLEAN_BATCH, Batch() as batch:
-                    tx.post(OutboxMessage(QueueName.CLEAN, clean_message(batch.id), group=batch.source))
+                    tx.post(lifecycle.message_of(batch, QueueName.CLEAN, clean_message(batch.id)))
                 case ActionKind.RECORD_EXPIRED, DataFile() as file:
                     lifecycle.record_deleted(tx, file.location)
                 case ActionKind.SET_ASIDE, DataFile() as file:

@@ -5,15 +5,17 @@ What it finds is in the ledger and in the log before anybody is told, so that a 
 nothing but the notice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
-from lambdas.watcher.metrics import metric_records
-from shared.alarms import WATCHER, AlarmLimits, judge, look, record, tell
+from lambdas.emf import tell as tell_metric
+from shared.alarms import WATCHER, AlarmLimits, Facts, judge, look, record, tell
 from shared.domain.alarms import AlarmKind
+from shared.fleet_metrics import dead_letter_samples, freshness_samples, open_alarm_samples, outbox_age_sample
 from shared.ports import Ledger, Notifier, QueueInspector
+from shared.telemetry.metrics import Sample
 
 log = structlog.get_logger()
 
@@ -52,8 +54,8 @@ def watch(
         with ledger.transaction() as tx:
             changes = record(tx, findings)
             tx.record_run(WATCHER)
-        for fields in metric_records(facts, changes.open_counts, fleet=fleet):
-            log.info("metric", **fields)
+        for sample in samples(facts, changes.open_counts):
+            tell_metric(sample, fleet=fleet, at=facts.now)
         told = tell(ledger, notifier, fleet=fleet)
     log.info(
         "watched",
@@ -63,3 +65,11 @@ def watch(
         open_count=sum(changes.open_counts.values()),
     )
     return WatchReport(len(changes.raised), len(changes.resolved), told, changes.open_counts)
+
+
+def samples(facts: Facts, open_counts: Mapping[AlarmKind, int]) -> Iterator[Sample]:
+    """Return what the watcher measures."""
+    yield from freshness_samples(facts.expectations, facts.progress, now=facts.now)
+    yield from open_alarm_samples(open_counts)
+    yield from dead_letter_samples(facts.dead_letters)
+    yield outbox_age_sample(facts.oldest_message_at, now=facts.now)

@@ -9,7 +9,7 @@ from shared.work import do_stage
 
 
 @shared_task(name=EXTRACT_TASK)  # type: ignore[untyped-decorator]
-def run_extract(batch_id: str) -> None:
+def run_extract(batch_id: str, traceparent: str | None = None) -> None:
     """Extract a batch, if it is there to be done. Raises to have the message come back."""
     extractor = wired_extractor()
-    do_stage(Stage.EXTRACT, batch_id, extractor.extract, fleet=extractor.fleet)
+    do_stage(Stage.EXTRACT, batch_id, extractor.extract, fleet=extractor.fleet, traceparent=traceparent)

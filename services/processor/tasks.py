@@ -9,7 +9,7 @@ from shared.work import do_stage
 
 
 @shared_task(name=PROCESS_TASK)  # type: ignore[untyped-decorator]
-def run_process(batch_id: str) -> None:
+def run_process(batch_id: str, traceparent: str | None = None) -> None:
     """Process a batch, if it is there to be done. Raises to have the message come back."""
     processor = wired_processor()
-    do_stage(Stage.PROCESS, batch_id, processor.process, fleet=processor.fleet)
+    do_stage(Stage.PROCESS, batch_id, processor.process, fleet=processor.fleet, traceparent=traceparent)

@@ -9,7 +9,7 @@ from shared.work import do_stage
 
 
 @shared_task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]
-def run_publish(batch_id: str) -> None:
+def run_publish(batch_id: str, traceparent: str | None = None) -> None:
     """Publish a batch, if it is there to be done. Raises to have the message come back."""
     publisher = wired_publisher()
-    do_stage(Stage.PUBLISH, batch_id, publisher.publish, fleet=publisher.fleet)
+    do_stage(Stage.PUBLISH, batch_id, publisher.publish, fleet=publisher.fleet, traceparent=traceparent)

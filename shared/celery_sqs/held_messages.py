@@ -10,6 +10,8 @@ import structlog
 
 from shared.celery_sqs.queue import AWS_ERRORS, SqsQueue
 from shared.celery_sqs.settings import WorkerSettings
+from shared.telemetry.metric_list import MESSAGES_IN_HAND, VISIBILITY_RENEWALS
+from shared.telemetry.metrics import record
 
 if TYPE_CHECKING:
     from kombu.transport.virtual import Message
@@ -68,6 +70,7 @@ class HeldMessages:
         give_up_at = time.monotonic() + self._settings.hold_limit_seconds
         with self._lock:
             self._held[delivery_tag] = _Held(message, give_up_at)
+        self._count()
 
     def get(self, delivery_tag: str) -> "Message":
         """Return a message in hand. Raises `KeyError` if it is not."""
@@ -163,9 +166,20 @@ class HeldMessages:
                 self._let_go(tag)
             refused = self._queue.renew([tag for tag in held if tag not in overdue])
         # A message that was settled meanwhile has no visibility to renew.
-        if still_held := [tag for tag in refused if tag in self._held]:
+        still_held = [tag for tag in refused if tag in self._held]
+        for outcome, count in (
+            ("renewed", len(held) - len(overdue) - len(refused)),
+            ("refused", len(still_held)),
+        ):
+            record(VISIBILITY_RENEWALS, count, queue=self._queue.queue.name, outcome=outcome)
+        if still_held:
             log.warning("visibility_not_renewed", queue=self._queue.queue.name, message_count=len(still_held))
 
     def _let_go(self, delivery_tag: str) -> _Held | None:
         with self._lock:
-            return self._held.pop(delivery_tag, None)
+            held = self._held.pop(delivery_tag, None)
+        self._count()
+        return held
+
+    def _count(self) -> None:
+        record(MESSAGES_IN_HAND, len(self._held), queue=self._queue.queue.name)

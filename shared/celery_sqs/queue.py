@@ -11,9 +11,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import ConfigurationError, Unavailable
+from shared.messages import TRACE_ATTRIBUTE
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 #: Everything that a call may raise: refusals and outages of SQS, and a connection that breaks below botocore.
 AWS_ERRORS = (ClientError, BotoCoreError, OSError)
@@ -45,6 +47,8 @@ class ReceivedMessage:
     body: str
     #: 1 for the first delivery.
     receive_count: int
+    #: Of the trace of its batch, as whoever sent it wrote it; None if it says nothing.
+    traceparent: str | None = None
 
 
 class SqsQueue:
@@ -70,6 +74,7 @@ class SqsQueue:
             WaitTimeSeconds=self._wait_time_seconds,
             VisibilityTimeout=self._visibility_timeout_seconds,
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            MessageAttributeNames=[TRACE_ATTRIBUTE],
         )
         return [
             ReceivedMessage(
@@ -77,6 +82,7 @@ class SqsQueue:
                 receipt_handle=message["ReceiptHandle"],
                 body=message["Body"],
                 receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+                traceparent=_traceparent(message),
             )
             for message in response.get("Messages", [])
         ]
@@ -151,3 +157,8 @@ def _client(settings: WorkerSettings, *, timeout_seconds: int, attempts: int) ->
             retries={"mode": "standard", "total_max_attempts": attempts},
         ),
     )
+
+
+def _traceparent(message: "MessageTypeDef") -> str | None:
+    attribute = message.get("MessageAttributes", {}).get(TRACE_ATTRIBUTE)
+    return attribute.get("StringValue") if attribute else None

@@ -4,9 +4,13 @@ from typing import Any
 
 import structlog
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 from celery.worker.state import task_ready
+
+from shared.celery_sqs.logs import message_ids
+from shared.telemetry.metric_list import TASKS_LOST
+from shared.telemetry.metrics import record
 
 log = structlog.get_logger()
 
@@ -25,10 +29,13 @@ class SuccessOnlyRequest(Request):  # type: ignore[misc]  # Celery has no types
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        if isinstance(error, WorkerLostError | TimeLimitExceeded):
+            record(TASKS_LOST, queue=self.delivery_info["routing_key"])
         log.warning(
             "task_failed",
             task=self.name,
             task_id=self.id,
+            **message_ids(self.name, self.message.payload[1]),
             # What a task raised its process has logged; of a process that was lost nobody else tells.
             error=str(error) if isinstance(error, WorkerLostError) else type(error).__name__,
         )

@@ -8,11 +8,12 @@ import structlog
 from pydantic import Field, PositiveInt, model_validator
 
 from shared.settings import MAX_VISIBILITY_SECONDS, BackoffSettings
+from shared.telemetry.settings import MetricsSettings
 
 log = structlog.get_logger()
 
 
-class WorkerSettings(BackoffSettings):
+class WorkerSettings(BackoffSettings, MetricsSettings):
     """
     The settings of one worker process, from the environment: `ESCLUSA_CONCURRENCY` and so on.
 

@@ -20,8 +20,11 @@ from kombu.transport import virtual
 from shared.celery_sqs.held_messages import HeldMessages
 from shared.celery_sqs.queue import AWS_ERRORS, ReceivedMessage, SqsQueue, WorkerQueue
 from shared.celery_sqs.settings import WorkerSettings
+from shared.domain.traces import TraceParent
 from shared.errors import MalformedMessage
 from shared.messages import TaskMessage, parse_task_message
+from shared.telemetry.metric_list import MESSAGES_REFUSED, RECEIVE_FAILURES, WORKER_TURNED_TIMESTAMP_SECONDS
+from shared.telemetry.metrics import record
 
 log = structlog.get_logger()
 
@@ -90,6 +93,7 @@ class SqsChannel(virtual.Channel):
                 failures_in_a_row=self._failed_receives,
                 pause_seconds=pause_seconds,
             )
+            record(RECEIVE_FAILURES, queue=self._queue.queue.name)
             time.sleep(pause_seconds)
             return []
         self._failed_receives = 0
@@ -105,6 +109,7 @@ class SqsChannel(virtual.Channel):
         except MalformedMessage as error:
             # No backoff: what cannot be read today cannot be read in an hour. It is sooner among the dead
             # letters this way, where people look.
+            record(MESSAGES_REFUSED, queue=self._queue.queue.name)
             self._leave(message, event="message_refused", error=error, receive_count=1)
         except Exception as error:  # noqa: BLE001  # one message must not stop the others
             self._held.forget(message.receipt_handle)
@@ -123,6 +128,8 @@ class SqsChannel(virtual.Channel):
         self._held.hide(message.receipt_handle, seconds=self._held.backoff_seconds(receive_count))
 
     def _envelope(self, task: TaskMessage, message: ReceivedMessage) -> dict[str, Any]:
+        trace = TraceParent.parse(message.traceparent)
+        arguments = {"batch_id": task.batch_id} | ({"traceparent": str(trace)} if trace else {})
         return {
             "headers": {"task": task.task, "id": task.task_id},
             "properties": {
@@ -137,13 +144,14 @@ class SqsChannel(virtual.Channel):
             },
             "content-type": "application/json",
             "content-encoding": "utf-8",
-            "body": json.dumps([[], {"batch_id": task.batch_id}, {}]),
+            "body": json.dumps([[], arguments, {}]),
         }
 
     def _touch_alive_file(self) -> None:
         if time.monotonic() - self._touched_at > _ALIVE_INTERVAL_SECONDS:
             self._touched_at = time.monotonic()
             self._settings.touch_alive_file()
+            record(WORKER_TURNED_TIMESTAMP_SECONDS, time.time(), queue=self._queue.queue.name)
 
     # ---- what does not exist here ----------------------------------------------------------------------------
 

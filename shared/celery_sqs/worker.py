@@ -19,6 +19,7 @@ from shared.celery_sqs.interruption import INTERRUPTION_SECONDS, interrupt
 from shared.celery_sqs.pool import ProcessPool
 from shared.celery_sqs.queue import SqsQueue
 from shared.celery_sqs.settings import WorkerSettings
+from shared.celery_sqs.telemetry import metrics_served
 from shared.errors import Unavailable
 
 log = structlog.get_logger()
@@ -42,6 +43,12 @@ def run_worker(app: Celery, *, max_attempts: int, require_ledger: Callable[[], N
         ConfigurationError: if the queue has no dead letters, does not exist, or may not be read, or the ledger does
             not fit.
     """
+    options = app.conf.broker_transport_options
+    with metrics_served(options["settings"], queue=options["queue"].name):
+        return _serve(app, max_attempts=max_attempts, require_ledger=require_ledger)
+
+
+def _serve(app: Celery, *, max_attempts: int, require_ledger: Callable[[], None]) -> int:
     options = app.conf.broker_transport_options
     settings: WorkerSettings = options["settings"]
     _once_available(require_ledger, settings=settings, event="ledger_unavailable")

@@ -174,6 +174,8 @@ class Batch:
     is_bulk: bool = False
     #: An operator approved what its limits would hold back.
     is_approved: bool = False
+    #: The trace of its run, anew with each replay; None of batches from before there were traces.
+    trace_id: str | None = None
     #: Counts up with every change; a change of a stale copy is refused.
     revision: int = 0
 
@@ -191,6 +193,16 @@ class Batch:
     def attempt_number(self, stage: Stage) -> int:
         """Return the number of the latest attempt of a stage, 0 before the first."""
         return self.attempts.get(stage, 0)
+
+    @property
+    def attempts_of_run(self) -> int:
+        """How many attempts of any stage were made since it was planned, or replayed."""
+        return sum(self.attempts.values()) - sum(self.attempts_before_replay.values())
+
+    @property
+    def latest_attempt_number(self) -> int:
+        """The number of the latest attempt of the stage that it came to last, 0 before the first."""
+        return next((number for stage in reversed(Stage) if (number := self.attempt_number(stage))), 0)
 
     def may_show(self, process_attempt: int) -> bool:
         """

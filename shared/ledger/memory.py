@@ -225,10 +225,11 @@ class _MemoryTransaction:
         found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
         return found[:limit]
 
-    def batch_tallies(self) -> list[BatchTally]:
+    def batch_tallies(self, *, states: Collection[BatchState] | None = None) -> list[BatchTally]:
         moments: dict[tuple[str, str, BatchState], list[datetime]] = {}
         for batch in self._tables.batches.values():
-            moments.setdefault((batch.source, batch.table, batch.state), []).append(batch.changed_at)
+            if states is None or batch.state in states:
+                moments.setdefault((batch.source, batch.table, batch.state), []).append(batch.changed_at)
         return [BatchTally(*key, len(at), min(at), max(at)) for key, at in sorted(moments.items())]
 
     def batches_to_wake(

@@ -293,7 +293,7 @@ class _PostgresTransaction:
             query = query.order_by(_batch.c.planned_at, _batch.c.id)
         return [_batch_of(row) for row in self._execute(query)]
 
-    def batch_tallies(self) -> list[BatchTally]:
+    def batch_tallies(self, *, states: Collection[BatchState] | None = None) -> list[BatchTally]:
         changed_at = _batch.c.changed_at
         grouped = (_batch.c.source, _batch.c.table_name, _batch.c.state)
         query = select(
@@ -302,6 +302,8 @@ class _PostgresTransaction:
             func.min(changed_at).label("longest_since"),
             func.max(changed_at).label("latest_since"),
         )
+        if states is not None:
+            query = query.where(_batch.c.state.in_(states))
         return [
             BatchTally(
                 row.source,
@@ -949,7 +951,12 @@ class _PostgresTransaction:
 
     def post(self, message: OutboxMessage) -> None:
         self._execute(
-            insert(_outbox).values(queue=message.queue, body=message.body, message_group=message.group)
+            insert(_outbox).values(
+                queue=message.queue,
+                body=message.body,
+                message_group=message.group,
+                traceparent=message.traceparent,
+            )
         )
 
     def pending_messages(self, *, limit: int, without: Collection[QueueName] = ()) -> list[PendingMessage]:
@@ -961,7 +968,10 @@ class _PostgresTransaction:
             .with_for_update(skip_locked=True)
         )
         return [
-            PendingMessage(row.id, OutboxMessage(QueueName(row.queue), row.body, row.message_group))
+            PendingMessage(
+                row.id,
+                OutboxMessage(QueueName(row.queue), row.body, row.message_group, row.traceparent),
+            )
             for row in rows
         ]
 
@@ -1198,6 +1208,7 @@ def _changeable_columns(batch: Batch) -> dict[str, Any]:
         "wake_count": batch.wake_count,
         "not_before": batch.not_before,
         "is_approved": batch.is_approved,
+        "trace_id": batch.trace_id,
     }
 
 
@@ -1226,6 +1237,7 @@ def _batch_of(row: Row) -> Batch:
         extent=_extent_of(row),
         is_bulk=row.is_bulk,
         is_approved=row.is_approved,
+        trace_id=row.trace_id,
         revision=row.revision,
     )
 

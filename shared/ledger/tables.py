@@ -227,6 +227,11 @@ batch = Table(
         nullable=False,
         comment="Counts up with every change; who saves an older one is refused.",
     ),
+    _text(
+        "trace_id",
+        nullable=True,
+        comment="Of its run; NULL before there were traces. In log lines and spans.",
+    ),
     PrimaryKeyConstraint("id", name="batch_key"),
     UniqueConstraint("source", "table_name", "slot", name="batch_slot_is_planned_once"),
     _refers(
@@ -594,6 +599,7 @@ outbox = Table(
     _text("body", comment="Readable JSON: ids only, no rows, no secrets."),
     _text("message_group", comment="The source: no source delays another."),
     _moment_of_insert("posted_at"),
+    _text("traceparent", nullable=True, comment="Goes beside the body, as W3C Trace Context has it."),
     PrimaryKeyConstraint("id", name="outbox_key"),
     _slugs("queue", QueueName, table="outbox"),
     comment="Messages that were decided and are not known to be sent. A row goes when its message has left.",

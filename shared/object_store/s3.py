@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
@@ -415,7 +416,9 @@ class S3Upload:
         if len(self._under_way) == PARTS_AT_ONCE:
             self._parts.append(self._under_way.popleft().result())
         number = len(self._parts) + len(self._under_way) + 1
-        self._under_way.append(self._threads.submit(self._put_part, self._multipart.upload_id, number, data))
+        self._under_way.append(
+            self._threads.submit(copy_context().run, self._put_part, self._multipart.upload_id, number, data)
+        )
 
     def _put_part(self, upload_id: str, number: int, data: bytearray) -> "CompletedPartTypeDef":
         checksum = b64encode(hashlib.sha256(data).digest()).decode()

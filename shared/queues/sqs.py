@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from shared.errors import ConfigurationError, EsclusaError, Unavailable
-from shared.messages import MAX_SQS_MESSAGE_BYTES
+from shared.messages import MAX_SQS_MESSAGE_BYTES, TRACE_ATTRIBUTE
 from shared.ports import OutboxMessage, QueueDepth, QueueName, SeenMessage
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def _batches(messages: Sequence[OutboxMessage]) -> Iterator[tuple[QueueName, dic
     open_batches: dict[QueueName, dict[int, OutboxMessage]] = {}
     sizes_in_bytes: dict[QueueName, int] = {}
     for index, message in enumerate(messages):
-        queue, size_in_bytes = message.queue, len(message.body.encode())
+        queue, size_in_bytes = message.queue, len(message.body.encode()) + _attribute_bytes(message)
         batch = open_batches.setdefault(queue, {})
         is_full = len(batch) == MAX_BATCH_ENTRIES
         if batch and (is_full or sizes_in_bytes[queue] + size_in_bytes > MAX_BATCH_BYTES):
@@ -323,7 +323,23 @@ def _batches(messages: Sequence[OutboxMessage]) -> Iterator[tuple[QueueName, dic
 
 
 def _entry(index: int, message: OutboxMessage) -> "SendMessageBatchRequestEntryTypeDef":
-    return {"Id": str(index), "MessageBody": message.body, "MessageGroupId": message.group}
+    entry: SendMessageBatchRequestEntryTypeDef = {
+        "Id": str(index),
+        "MessageBody": message.body,
+        "MessageGroupId": message.group,
+    }
+    if message.traceparent is not None:
+        entry["MessageAttributes"] = {
+            TRACE_ATTRIBUTE: {"DataType": "String", "StringValue": message.traceparent}
+        }
+    return entry
+
+
+def _attribute_bytes(message: OutboxMessage) -> int:
+    """Attributes weigh what their names, types and values do."""
+    if message.traceparent is None:
+        return 0
+    return len(TRACE_ATTRIBUTE) + len("String") + len(message.traceparent)
 
 
 def _is_outage(error: ClientError | BotoCoreError) -> bool:

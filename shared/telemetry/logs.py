@@ -2,9 +2,10 @@
 Logs: one record is one line of JSON on standard output, whoever wrote it.
 
     log = structlog.get_logger()
-    with bound(batch_id=batch.id, stage=batch.stage):
-        log.info("stage_completed", record_count=12_840)
+    with bound(batch_id=batch.id, source=batch.source, table=batch.table, stage="gate-tmp", attempt=1):
+        log.info("gate_opened", file_count=3)
 
+Whoever works on a batch binds these five once, and its trace: workers in `shared.stage`, Lambdas in `lambdas.subject`.
 The event is a constant, the facts are fields. Line breaks and control characters in any value come out escaped,
 so no value can look like another record or move a terminal's cursor; secrets and endless values are cut out
 (`shared.telemetry.redaction`).
@@ -17,10 +18,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Final, TextIO
+from typing import Final, TextIO, TypedDict, Unpack
 
 import structlog
-from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars, merge_contextvars
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -70,19 +71,42 @@ def configure_logging(service: str, *, level: str = "INFO", stream: TextIO | Non
     _log_what_nobody_caught()
 
 
+class Ids(TypedDict, total=False):
+    """What a record is about. `None` and what is left out stays as it was."""
+
+    batch_id: str | None
+    source: str | None
+    table: str | None
+    #: `extract`, `process`, `publish`, `gate-tmp` … `gate-final`, `clean`.
+    stage: str | None
+    attempt: int | None
+    trace_id: str | None
+
+
 @contextmanager
-def bound(
-    *,
-    batch_id: str | None = None,
-    source: str | None = None,
-    table: str | None = None,
-    stage: str | None = None,
-    attempt: int | None = None,
-) -> Iterator[None]:
-    """Let every record within the block tell what it is about. Blocks nest; what is None stays as it was."""
-    ids = {"batch_id": batch_id, "source": source, "table": table, "stage": stage, "attempt": attempt}
-    with bound_contextvars(**{name: value for name, value in ids.items() if value is not None}):
+def bound(**ids: Unpack[Ids]) -> Iterator[None]:
+    """Let every record within the block tell what it is about. Blocks nest."""
+    with bound_contextvars(**_known(ids)):
         yield
+
+
+def bind(**ids: Unpack[Ids]) -> None:
+    """
+    Let every record from now on tell what it is about, until `let_go_of_ids`.
+
+    For tasks: what Celery tells of one that failed, it tells after the task's own code has ended. Threads that a task
+    starts tell it too if they run in a copy of its context.
+    """
+    bind_contextvars(**_known(ids))
+
+
+def let_go_of_ids() -> None:
+    """Let records be about nothing again."""
+    clear_contextvars()
+
+
+def _known(ids: Ids) -> dict[str, object]:
+    return {name: value for name, value in ids.items() if value is not None}
 
 
 def _shared_processors(service: str) -> list[Processor]:

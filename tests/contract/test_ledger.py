@@ -872,7 +872,8 @@ def test_files_are_found_by_many_keys_at_once(ledger: Ledger) -> None:
 
 
 def a_message(body: str) -> OutboxMessage:
-    return OutboxMessage(QueueName.GATE_TMP, body, "shop")
+    trace = None if body == "second" else "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    return OutboxMessage(QueueName.GATE_TMP, body, "shop", trace)
 
 
 def test_messages_wait_in_the_order_they_were_posted_until_they_are_sent(ledger: Ledger) -> None:

@@ -23,7 +23,9 @@ def test_batches_are_tallied_by_source_table_and_state(ledger: Ledger) -> None:
         add_batch(tx, a_batch("a", source="crm", table="deals"))
 
         tallies = tx.batch_tallies()
+        failed = tx.batch_tallies(states=[BatchState.FAILED, BatchState.PUBLISHED])
 
+    assert failed == [BatchTally("shop", "orders", BatchState.FAILED, 1, NOON, NOON)]
     assert tallies == [
         BatchTally("crm", "deals", BatchState.PLANNED, 1, NOON, NOON),
         BatchTally("shop", "orders", BatchState.FAILED, 1, NOON, NOON),

@@ -14,7 +14,7 @@ from support.journey import Journey, Part
 from support.ledgers import copied_database, migrated_template, postgres_ledger
 from support.runtime_api import running_lambda
 
-from lambdas.invocation import handle_messages, warm_fleet
+from lambdas.invocation import Received, handle_messages, warm_fleet
 from local.postgres import EmbeddedPostgres
 from shared.domain.batches import GATE_STATES, BatchState
 from shared.domain.files import Area, Location
@@ -239,14 +239,14 @@ def test_after_an_outage_the_next_invocation_connects_anew(monkeypatch: pytest.M
         def cache_clear(self) -> None:
             self.count += 1
 
-    def fail(body: str) -> None:
-        raise Unavailable(body) if body == "away" else ValueError(body)
+    def fail(message: Received) -> None:
+        raise Unavailable(message.body) if message.body == "away" else ValueError(message.body)
 
     assert hasattr(warm_fleet, "cache_clear")
     forgotten = Forgotten()
     monkeypatch.setattr("lambdas.invocation.warm_fleet", forgotten)
 
-    answer = handle_messages(sqs_event("away", "poison"), fail)
+    answer = handle_messages(sqs_event("away", "poison"), fail, function="gate-tmp")
 
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == [
         "message-0",

@@ -168,6 +168,7 @@ def worker_environment(
         "backoff_base_seconds": 1,
         "backoff_max_seconds": 1,
         "soft_shutdown_seconds": 2,
+        "metrics_port": 0,
     }
     return {
         "PATH": os.environ["PATH"],

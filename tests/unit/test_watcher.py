@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from support.ledger_rows import NOON
 from support.ledgers import SteppingClock
 
-from lambdas.watcher.metrics import METRICS, metric_records
+from lambdas.emf import metric_fields
 from lambdas.watcher.settings import WatcherSettings
-from lambdas.watcher.watch import WatchReport, watch
+from lambdas.watcher.watch import WatchReport, samples, watch
 from shared.alarms import WATCHER, AlarmLimits, Facts
 from shared.domain.alarms import AlarmKind
 from shared.domain.progress import Expectation, TableProgress
@@ -103,12 +103,16 @@ def test_every_metric_is_a_line_that_cloudwatch_reads(ledger: MemoryLedger) -> N
         assert isinstance(line[metric["Name"]], int | float)
         assert all(line[dimension] and line[dimension].isascii() for dimension in dimensions)
         assert dimensions[0] == "fleet"
-    assert names == set(METRICS)
+    assert names == {"freshness_seconds", "open_alarms", "dead_letters", "outbox_age_seconds"}
+
+
+def records(facts: Facts) -> list[dict[str, Any]]:
+    found = samples(facts, {AlarmKind.TABLE_LATE: 2})
+    return [metric_fields(sample, fleet="esclusa", at=facts.now) for sample in found]
 
 
 def values(facts: Facts, name: str) -> list[Any]:
-    records = metric_records(facts, {AlarmKind.TABLE_LATE: 2}, fleet="esclusa")
-    return [record[name] for record in records if name in record]
+    return [record[name] for record in records(facts) if name in record]
 
 
 def test_what_is_measured_is_what_was_found() -> None:
@@ -138,7 +142,7 @@ def test_a_source_whose_clock_is_ahead_is_fresh_and_an_empty_outbox_has_no_age()
 def test_any_table_has_a_dimension_that_cloudwatch_takes(table: str) -> None:
     facts = Facts(NOON, expectations=[Expectation("shop", table, MINUTE, MINUTE, NOON)])
 
-    (record,) = (r for r in metric_records(facts, {}, fleet="esclusa") if "freshness_seconds" in r)
+    (record,) = (record for record in records(facts) if "freshness_seconds" in record)
 
     dimension = record["table"]
     assert isinstance(dimension, str)
