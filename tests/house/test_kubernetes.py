@@ -20,6 +20,7 @@ from support.commands import run_command
 from support.manifests import OVERLAYS, ROOT, Manifests, Object, Pod, render, rendered, selects
 from typer.main import get_command
 
+from bench import scaling
 from cli.main import app
 from cli.settings_page import MODELS
 from infra.names import queue_name, role_name
@@ -255,6 +256,42 @@ def test_a_worker_is_scaled_by_its_own_queue_and_by_what_it_does_at_once(overlay
     assert told["awsRegion"] == environment["ESCLUSA_REGION"]
     assert all(type(value) is str for value in told.values())
     assert trigger["authenticationRef"]["name"] == "queues"
+
+
+def test_the_page_about_scaling_reckons_with_what_the_manifests_say() -> None:
+    manifests, tasks, most = rendered("aws"), {}, {}
+    for name in scaling.WORKERS:
+        spec = manifests.named("ScaledObject", name)["spec"]
+        tasks[name] = int(spec["triggers"][0]["metadata"]["queueLength"])
+        most[name] = spec["maxReplicaCount"]
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+
+        assert (spec["pollingInterval"], spec["cooldownPeriod"]) == (
+            scaling.POLL_SECONDS,
+            scaling.COOLDOWN_SECONDS,
+        )
+        assert behavior == {
+            "scaleUp": {
+                "stabilizationWindowSeconds": 0,
+                "selectPolicy": "Max",
+                "policies": [
+                    policy("Percent", scaling.SCALE_UP_PERCENT, scaling.SCALE_UP_PERIOD_SECONDS),
+                    policy("Pods", scaling.SCALE_UP_PODS, scaling.SCALE_UP_PERIOD_SECONDS),
+                ],
+            },
+            "scaleDown": {
+                "stabilizationWindowSeconds": scaling.SCALE_DOWN_WINDOW_SECONDS,
+                "policies": [
+                    policy("Percent", scaling.SCALE_DOWN_PERCENT, scaling.SCALE_DOWN_PERIOD_SECONDS)
+                ],
+            },
+        }
+    assert tasks == {name: worker.concurrency for name, worker in scaling.WORKERS.items()}
+    assert most == {name: worker.most_pods for name, worker in scaling.WORKERS.items()}
+
+
+def policy(kind: str, value: int, period_seconds: int) -> dict[str, Any]:
+    return {"type": kind, "value": value, "periodSeconds": period_seconds}
 
 
 def test_keda_says_how_many_workers_there_are_and_nobody_else() -> None:
