@@ -148,7 +148,7 @@ def _environment_of_local_stack() -> dict[str, str]:
 
 
 @contextmanager
-def settings_named() -> Iterator[None]:
+def settings_named(prefix: str = "ESCLUSA_") -> Iterator[None]:
     """
     Tell what is wrong with settings by the names under which people set them.
 
@@ -162,25 +162,25 @@ def settings_named() -> Iterator[None]:
         yield
     except ValidationError as error:
         problems = [
-            _sentence(problem["loc"], problem["type"], problem["msg"])
+            _sentence(problem["loc"], problem["type"], problem["msg"], prefix=prefix)
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError("\n".join(problems)) from None
     except SettingsError as error:
         # It names the field in quotation marks: `error parsing value for field "queue_urls" from …`.
         field = str(error).split('"')[1] if '"' in str(error) else "a setting"
-        raise ConfigurationError(f"{_variable(field)}: expected JSON, found another text") from None
+        raise ConfigurationError(f"{_variable(field, prefix)}: expected JSON, found another text") from None
 
 
-def _sentence(path: tuple[int | str, ...], kind: str, message: str) -> str:
+def _sentence(path: tuple[int | str, ...], kind: str, message: str, *, prefix: str) -> str:
     if not path:
         return message.removeprefix("Value error, ")
-    name = _variable(str(path[0])) + "".join(f".{step}" for step in path[1:] if step != "[key]")
+    name = _variable(str(path[0]), prefix) + "".join(f".{step}" for step in path[1:] if step != "[key]")
     if kind != "missing":
         return f"{name}: {message[0].lower()}{message[1:]}, found another value"
     advice = "set it in the environment, or start the embedded stack with `esclusa up`"
     return f"{name}: expected a value, found nothing; {advice}"
 
 
-def _variable(field: str) -> str:
-    return field if field.isupper() else f"ESCLUSA_{field.upper()}"
+def _variable(field: str, prefix: str) -> str:
+    return field if field.isupper() else f"{prefix}{field.upper()}"

@@ -1,14 +1,15 @@
 """What `esclusa infra` deploys: a plan from the settings, and the stacks that the source files ask for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from infra.plan import InlineCode, PackagedCode, Plan
+    from infra.plan import Plan
     from infra.settings import InfraSettings
     from infra.templates import Template
     from shared.catalog import Source
@@ -29,7 +30,19 @@ class Stack:
     bucket: str | None = None
 
 
-def read_plan() -> "tuple[Plan, FleetSettings, InfraSettings]":
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What is deployed, where, and through which bucket."""
+
+    plan: "Plan"
+    region: str
+    #: Of the Lambdas' code, and of templates that are too large to be sent as they are.
+    bucket: str
+    #: The code to upload; None on one machine, where the Lambdas find it on their path.
+    code_file: Path | None
+
+
+def read_blueprint() -> Blueprint:
     """
     Return what the settings decide: those of the embedded stack, or those of a deployment in AWS.
 
@@ -41,22 +54,28 @@ def read_plan() -> "tuple[Plan, FleetSettings, InfraSettings]":
     from shared.settings import Deployment
 
     fleet = read_settings()
-    with settings_named():
-        infra = InfraSettings()
-        if fleet.deployment is Deployment.LOCAL:
-            from local.provision import local_plan
+    if fleet.deployment is Deployment.LOCAL:
+        from local.provision import TEMPLATE_BUCKET, local_plan
 
-            return replace(local_plan(), prefix=fleet.bucket_prefix), fleet, infra
-        return _plan(fleet, infra), fleet, infra
+        lease = timedelta(seconds=fleet.claim_lease_seconds)
+        return Blueprint(local_plan(claim_lease=lease), fleet.region, TEMPLATE_BUCKET, code_file=None)
+    with settings_named("ESCLUSA_INFRA_"):
+        infra = InfraSettings()
+    with settings_named():
+        plan = _plan(fleet, infra)
+    return Blueprint(plan, fleet.region, _code_bucket(infra), infra.code_file)
 
 
 def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
-    from infra.plan import Network, Plan, RedshiftTarget
+    from infra.plan import Network, PackagedCode, Plan, RedshiftTarget
+    from infra.uploads import code_key
     from lambdas.watcher.settings import WatcherSettings
     from services.publisher.settings import PublisherSettings
     from shared.celery_sqs.settings import WorkerSettings
 
-    watcher = WatcherSettings()
+    watcher, publisher = WatcherSettings(), PublisherSettings()
+    _require_kept_in_aws("ESCLUSA_LEDGER_DSN", fleet.ledger_dsn)
+    _require_kept_in_aws("ESCLUSA_WAREHOUSE_DSN", publisher.warehouse_dsn)
     if infra.max_receive_count <= fleet.max_attempts:
         raise ConfigurationError(
             f"ESCLUSA_INFRA_MAX_RECEIVE_COUNT: expected more than ESCLUSA_MAX_ATTEMPTS ({fleet.max_attempts}), found "
@@ -65,8 +84,8 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
     return Plan(
         prefix=fleet.bucket_prefix,
         ledger_dsn=fleet.ledger_dsn,
-        warehouse_dsn=PublisherSettings().warehouse_dsn,
-        code=_code(infra),
+        warehouse_dsn=publisher.warehouse_dsn,
+        code=PackagedCode(_code_bucket(infra), code_key(infra.code_file)),
         kms_key_arn=infra.kms_key_arn,
         noncurrent_retention_days=infra.noncurrent_retention_days,
         worker_visibility_timeout_seconds=WorkerSettings().visibility_timeout_seconds,
@@ -96,16 +115,28 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
     )
 
 
-def _code(infra: "InfraSettings") -> "InlineCode | PackagedCode":
-    from infra.plan import PackagedCode
-    from infra.uploads import code_key
+def _require_kept_in_aws(variable: str, text: str) -> None:
+    """Check that a Lambda can follow a reference: it has nothing but what AWS keeps, and templates hold no secret."""
+    from shared.secrets.reference import SecretScheme, parse_reference
 
+    try:
+        reference = parse_reference(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None
+    if reference.scheme not in {SecretScheme.SECRETS_MANAGER, SecretScheme.SSM}:
+        raise ConfigurationError(
+            f"{variable}: expected a reference that roles in AWS can follow, secretsmanager:NAME#FIELD or ssm:NAME, found "
+            f"one to {reference.scheme}:"
+        )
+
+
+def _code_bucket(infra: "InfraSettings") -> str:
     if infra.code_bucket is None:
         raise ConfigurationError(
             "ESCLUSA_INFRA_CODE_BUCKET: expected the bucket of the Lambdas' code, found nothing; make one, without public "
             "access, and name it"
         )
-    return PackagedCode(infra.code_bucket, code_key(infra.code_file))
+    return infra.code_bucket
 
 
 def stacks_of(plan: "Plan", sources: "Sequence[Source]") -> list[Stack]:

@@ -14,6 +14,7 @@ from cli import (
     alarms,
     backfill,
     contract,
+    infra,
     local,
     look,
     masks,
@@ -97,6 +98,7 @@ for command in (
     app.command()(errors_told()(command))
 
 app.add_typer(contract.app, name="contract")
+app.add_typer(infra.app, name="infra")
 app.add_typer(rotation.app, name="mask")
 app.add_typer(quarantine.app, name="quarantine")
 

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from infra.settings import InfraSettings
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.watcher.settings import WatcherSettings
 from local.ports import DEFAULT_PORT_BASE, PORT_BASE_VARIABLE
@@ -40,6 +41,7 @@ MODELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         PublisherSettings: "The publisher, and `esclusa query`.",
         SweeperSettings: "The sweeper.",
         WatcherSettings: "The watcher, and `esclusa alarms`.",
+        InfraSettings: "`esclusa infra`, in AWS: what it deploys. The embedded stack has values of its own.",
     }
 )
 

@@ -127,17 +127,25 @@ def deploy_source_stack(
     on_event: Callable[[StackEvent], None] = _ignore,
 ) -> bool:
     """Bring the stack of a source to a template; if the stack was lost and the bucket was not, take it in."""
-    if not _is_there(client, name) and bucket_exists():
-        adopt_bucket(client, name, bucket_template, bucket=bucket)
+    take_in_bucket(client, name, bucket_template, bucket=bucket, bucket_exists=bucket_exists)
     return deploy_stack(client, name, template, on_event=on_event)
 
 
-def adopt_bucket(client: CloudFormationClient, name: str, template: Template, *, bucket: str) -> None:
+def take_in_bucket(
+    client: CloudFormationClient,
+    name: str,
+    template: Template,
+    *,
+    bucket: str,
+    bucket_exists: Callable[[], bool],
+) -> None:
     """
-    Create a stack around a bucket that exists already, as after the loss of the stack.
+    Create a stack around a bucket that exists already, as after the loss of the stack; else do nothing.
 
     Source: AWS CloudFormation User Guide, "Import AWS resources into a CloudFormation stack".
     """
+    if _is_there(client, name) or not bucket_exists():
+        return
     with _refusals_told(name):
         client.create_change_set(
             StackName=name,

@@ -24,6 +24,8 @@ from shared.ports import QueueName
 from shared.settings import bucket_name
 
 PREFIX = "esclusa-local"
+#: Of templates that are too large to be sent as they are.
+TEMPLATE_BUCKET = f"{PREFIX}-templates"
 LEDGER_SECRET = "esclusa/ledger"  # noqa: S105  the name of a secret
 WAREHOUSE_SECRET = "esclusa/warehouse"  # noqa: S105
 
@@ -83,7 +85,8 @@ def provision(
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
     shared = stack_name(PREFIX)
-    upload = uploading_to(clients.make("s3"), _template_bucket(clients))
+    _make_template_bucket(clients)
+    upload = uploading_to(clients.make("s3"), TEMPLATE_BUCKET)
     changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins), upload=upload)]
     changes += [_deploy_source(plan, source, cloudformation, clients) for source in sources]
     environment = _environment(stack, cloudformation, shared, claim_lease=claim_lease)
@@ -109,13 +112,11 @@ def _deploy_source(plan: Plan, source: Source, cloudformation: Any, clients: "_C
     )
 
 
-def _template_bucket(clients: "_Clients") -> str:
-    """Return the bucket of templates that are too large to be sent as they are, made if need be."""
-    client, name = clients.make("s3"), f"{PREFIX}-templates"
-    if not _bucket_exists(client, name):
+def _make_template_bucket(clients: "_Clients") -> None:
+    client = clients.make("s3")
+    if not _bucket_exists(client, TEMPLATE_BUCKET):
         region = client.meta.region_name
-        client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
-    return name
+        client.create_bucket(Bucket=TEMPLATE_BUCKET, CreateBucketConfiguration={"LocationConstraint": region})
 
 
 def _bucket_exists(client: Any, bucket: str) -> bool:

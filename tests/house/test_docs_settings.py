@@ -16,7 +16,7 @@ def models_in_the_code() -> set[type[BaseSettings]]:
     """Return every class of settings that a module named `settings` defines."""
     names = [
         module.name
-        for package in ("services", "lambdas", "shared")
+        for package in ("services", "lambdas", "shared", "infra")
         for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")
         if module.name.endswith(".settings")
     ]
