@@ -10,12 +10,24 @@ OUTAGE_SECONDS ?= 180
 SOAK_SECONDS ?= 1800
 WRITERS_SECONDS ?= 600
 # Hashes, and no registry's address. What is deployed has the versions that were tested.
-COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
+COMPILE_FILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
+COMPILE = $(COMPILE_FILE) pyproject.toml
 # What images are made from, and what they are built with.
 IMAGE_EXTRAS := extractor processor publisher control local-server build
 
-.PHONY: help demo test chaos outages rolling-restart soak writers crash-points bench lint format up down lambdas lock clean
+# Settings of a deployment that there is not, for templates to be looked at.
+RENDERED = ESCLUSA_DEPLOYMENT=aws ESCLUSA_LEDGER_DSN=secretsmanager:esclusa/ledger\#dsn \
+	ESCLUSA_WAREHOUSE_DSN=secretsmanager:esclusa/warehouse\#dsn ESCLUSA_INFRA_CODE_BUCKET=example-code \
+	ESCLUSA_INFRA_CODE_FILE=pyproject.toml
+RENDERED_WHOLE = ESCLUSA_BUCKET_PREFIX=whole ESCLUSA_ALARM_TOPIC_ARN=arn:aws:sns:eu-west-1:111122223333:on-call \
+	ESCLUSA_INFRA_KMS_KEY_ARN=arn:aws:kms:eu-west-1:111122223333:key/1 \
+	ESCLUSA_INFRA_LAMBDA_SUBNET_IDS='["subnet-0123456789abcdef0"]' \
+	ESCLUSA_INFRA_LAMBDA_SECURITY_GROUP_IDS='["sg-0123456789abcdef0"]' \
+	ESCLUSA_INFRA_OIDC_PROVIDER_ARN=arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/A \
+	ESCLUSA_INFRA_REDSHIFT_ARN=arn:aws:redshift-serverless:eu-west-1:111122223333:workgroup/analytics
+
+.PHONY: help demo test chaos outages rolling-restart soak writers crash-points bench lint infra-lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -61,6 +73,13 @@ lint: $(VENV)/.dev ## Run linters, type check and import contracts.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+infra-lint: $(VENV)/.dev $(VENV)/.checkov ## Render the templates, with and without all choices, and run cfn-lint and checkov.
+	rm -rf dist/infra-lint
+	$(RENDERED) $(BIN)/esclusa infra render --out dist/infra-lint/plain >/dev/null
+	$(RENDERED) $(RENDERED_WHOLE) $(BIN)/esclusa infra render --out dist/infra-lint/whole >/dev/null
+	$(BIN)/cfn-lint --regions eu-west-1 --non-zero-exit-code informational -- dist/infra-lint/*/*.json
+	$(VENV)/checkov/bin/checkov --config-file infra/checkov.yaml --directory dist/infra-lint
+
 format: $(VENV)/.dev ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -70,6 +89,7 @@ lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.
 
 lock: $(VENV)/.dev ## Compile requirements/*.txt anew from pyproject.toml.
 	$(COMPILE) --extra dev -o requirements/dev.txt
+	$(COMPILE_FILE) requirements/checkov.in -o requirements/checkov.txt
 	$(COMPILE) --extra local -c requirements/dev.txt -o requirements/local.txt
 	for extra in lambdas $(IMAGE_EXTRAS); do \
 		$(COMPILE) --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt || exit 1; \
@@ -92,4 +112,10 @@ $(VENV)/.local: $(VENV)/.python requirements/local.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.local requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# checkov pins libraries that we have in other versions: it lives apart.
+$(VENV)/.checkov: $(VENV)/.python requirements/checkov.txt
+	$(PYTHON) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/checkov.txt
 	@touch $@

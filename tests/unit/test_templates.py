@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cfnlint.api import ManualArgs, lint
 from support.iam import ACCOUNT, REGION, is_allowed
 from support.iam import statements_of as statements_in
 
@@ -477,17 +476,6 @@ def test_the_publisher_may_do_in_the_catalog_what_its_code_calls_and_no_more() -
 
 
 # ---- what CloudFormation takes -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "template",
-    [SHARED, SOURCE, bucket_template(bucket="esclusa-shop")],
-    ids=["shared", "source", "bucket"],
-)
-def test_cfn_lint_finds_nothing(template: Template) -> None:
-    matches = lint(json.dumps(template), config=ManualArgs(regions=[REGION]))
-
-    assert [str(match) for match in matches] == []
 
 
 def many(count: int, folder: str = "") -> list[Origin]:
