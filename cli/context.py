@@ -12,6 +12,7 @@ import typer
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from services.publisher.catalog import LakeCatalog
     from services.publisher.warehouse import Warehouse
     from shared.fleet import Fleet
     from shared.ports import QueueInspector, SecretStore
@@ -85,6 +86,13 @@ def open_warehouse(fleet: "Fleet") -> "Warehouse":
         return connect_warehouse(fleet)
 
 
+def open_catalog(fleet: "Fleet") -> "LakeCatalog":
+    """Return the catalog of the lake."""
+    from services.publisher.app import connect_catalog
+
+    return connect_catalog(fleet)
+
+
 @dataclass(frozen=True, slots=True)
 class Connections:
     """How commands reach what they work on. Tests hand others in, as the object of the context."""
@@ -93,6 +101,7 @@ class Connections:
     secrets: Callable[[], "SecretStore"] = open_secrets
     queues: Callable[["Fleet"], "QueueInspector"] = inspect_queues
     warehouse: Callable[["Fleet"], "Warehouse"] = open_warehouse
+    catalog: Callable[["Fleet"], "LakeCatalog"] = open_catalog
 
 
 def connections_of(context: typer.Context) -> Connections:

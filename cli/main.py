@@ -13,6 +13,7 @@ import typer
 from cli import (
     alarms,
     backfill,
+    compact,
     contract,
     infra,
     local,
@@ -26,6 +27,7 @@ from cli import (
     queues,
     recount,
     redrive,
+    rollback,
     rotation,
     sources,
     sweep,
@@ -89,6 +91,7 @@ for command in (
     *(look.status, look.files, look.why, look.query),
     *(alarms.alarms, alarms.retire),
     *(prove.prove, recount.recount),
+    *(compact.compact, rollback.rollback),
     masks.masks,
     sweep.sweep,
     metrics.metrics,

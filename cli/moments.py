@@ -41,3 +41,19 @@ def read_moment(text: str) -> Moment:
         raise typer.BadParameter(
             f"expected a moment such as 2026-11-22 or 2026-11-22T14:30Z, or an age such as 36h, found {text!r}"
         ) from None
+
+
+def read_day(text: str) -> datetime:
+    """
+    Read a day and return its start in UTC.
+
+    >>> read_day("2026-11-22")
+    datetime.datetime(2026, 11, 22, 0, 0, tzinfo=datetime.timezone.utc)
+
+    Raises:
+        BadParameter: if it is none.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"expected a day such as 2026-11-22, found {text!r}") from None

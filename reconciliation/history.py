@@ -11,6 +11,7 @@ from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import CursorScale, TableContract, Target
 from shared.domain.windows import Window, is_key_sweep, is_second_reading
 from shared.ports import Ledger
+from shared.visible import rollback_of
 
 #: States of batches whose rows are in the table, or will never be.
 _DONE = frozenset({BatchState.PUBLISHED, BatchState.SUPERSEDED, BatchState.DISCARDED})
@@ -120,9 +121,16 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
     with ledger.transaction() as tx:
         found = tx.batches(source=source, table=table)
         batches = [batch for batch in found if not is_key_sweep(batch.slot)]
-        published = [batch for batch in batches if batch.state is BatchState.PUBLISHED]
+        # Those that a rollback withdrew are not in the table, and are looked at as if they were still to come.
+        rollback = rollback_of(tx, source, table)
+        withdrawn = set(rollback.withdrawn_batch_ids) if rollback else set()
+        published = [
+            batch for batch in batches if batch.state is BatchState.PUBLISHED and batch.id not in withdrawn
+        ]
         sweeps = [
-            batch for batch in found if is_key_sweep(batch.slot) and batch.state is BatchState.PUBLISHED
+            batch
+            for batch in found
+            if is_key_sweep(batch.slot) and batch.state is BatchState.PUBLISHED and batch.id not in withdrawn
         ]
         contracts = {
             version: tx.contract(source, table, version).contract
@@ -131,7 +139,7 @@ def read_history(source: str, table: str, *, ledger: Ledger) -> History:
         latest = tx.latest_contract(source, table)
     return History(
         published=tuple(sorted(published, key=lambda batch: (batch.as_of, batch.changed_at))),
-        unpublished=tuple(batch for batch in batches if batch.state not in _DONE),
+        unpublished=tuple(batch for batch in batches if batch.state not in _DONE or batch.id in withdrawn),
         contracts=contracts,
         key_sweep=max(sweeps, key=lambda batch: batch.window.end, default=None),
         connection=latest.contract.origin.connection if latest else {},

@@ -14,9 +14,10 @@ from services.processor.checksum import Checksum, fingerprint
 from services.processor.decode import position_name
 from services.publisher.read_back import polars_type
 from services.publisher.warehouse import Warehouse
+from shared.compactions import CommittedRows
 from shared.domain.batches import Batch
 from shared.domain.contracts import DeleteMode, keys_of
-from shared.domain.files import Area, DataFile
+from shared.domain.files import DataFile
 from shared.errors import Refused
 from shared.ports import Ledger, ObjectStore, SecretStore
 
@@ -86,7 +87,7 @@ class Reading:
             return
         contract = keys_of(self.history.contracts[sweep.contract_version])
         shape = Shape(keys_of(self.group.shape.contract))
-        for file in _committed_files(sweep, ledger=self.places.ledger):
+        for file in self._files_of(sweep):
             for rows in lake_rows(file, contract=contract, store=self.places.store):
                 self._on_rows(rows.height)
                 yield shape.reduce(shape.select(rows, contract=contract), timeline=None, order=pl.lit(0))
@@ -146,7 +147,7 @@ class Reading:
                 (pl.col(position_name(position)), column.output_type)
                 for position, column in enumerate(contract.output_columns)
             ]
-            for file in _committed_files(batch, ledger=self.places.ledger):
+            for file in self._files_of(batch):
                 try:
                     for rows in lake_rows(file, contract=contract, store=self.places.store):
                         count.checksum += Checksum.of(rows.select(fingerprint(cells).alias("row"))["row"])
@@ -155,8 +156,7 @@ class Reading:
                 except Refused as refusal:
                     count.problem = count.problem or str(refusal)
 
-
-def _committed_files(batch: Batch, *, ledger: Ledger) -> list[DataFile]:
-    with ledger.transaction() as tx:
-        files = tx.files(batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt)
-    return sorted(files, key=lambda file: file.part)
+    def _files_of(self, batch: Batch) -> list[DataFile]:
+        """Return where the rows of a batch lie now: compactions go on meanwhile."""
+        with self.places.ledger.transaction() as tx:
+            return CommittedRows.of(tx, batch.source, batch.table).files_of(tx, batch)

@@ -87,7 +87,7 @@ def record_shown(tx: LedgerTransaction, compaction: Compaction) -> None:
         tx.save_compaction(replace(current, shown_at=tx.now()))
 
 
-def begin_deleting(tx: LedgerTransaction, compaction_id: str) -> list[DataFile]:
+def take_unread(tx: LedgerTransaction, compaction_id: str) -> list[DataFile]:
     """
     Return the files that nobody reads any more and whose time is over, and let there be no way back.
 
@@ -116,12 +116,6 @@ def unread_files(tx: LedgerTransaction, compaction: Compaction) -> list[DataFile
                 batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt, present_only=True
             )
     return found
-
-
-def is_rolled_back(tx: LedgerTransaction, source: str, table: str) -> bool:
-    """Return whether a table is held at an earlier state."""
-    rollbacks = tx.rollbacks(source, table)
-    return bool(rollbacks) and not rollbacks[-1].is_forward
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -24,6 +24,7 @@ from shared.ports import Ledger, QueueSender
 from shared.stage_record import StageRecord, recorded
 from shared.telemetry.logs import bind
 from shared.telemetry.tracing import span
+from shared.visible import rollback_of
 
 log = structlog.get_logger()
 
@@ -48,6 +49,8 @@ class Assignment:
     sweep: KeySweep | None = None
     #: Of publish: the rows of all batches of the table that are published, without this one.
     published_row_count: int = 0
+    #: Of publish: the rollback that holds the table at an earlier state; empty if none does.
+    rollback_id: str = ""
 
 
 class Outcome(StrEnum):
@@ -174,8 +177,15 @@ def _claim(
         # The claim of an extract attempt holds the lock of the guard already.
         source_limits = tx.source_guard(batch.source).limits if stage is Stage.EXTRACT else SourceLimits()
         sweep = lifecycle.key_sweep_of(tx, batch)
-        rows = tx.published_row_count(batch.source, batch.table) if stage is Stage.PUBLISH else 0
-        return Assignment(attempt, batch, contract, tuple(files), source_limits, sweep, rows)
+        assignment = Assignment(attempt, batch, contract, tuple(files), source_limits, sweep)
+        if stage is not Stage.PUBLISH:
+            return assignment
+        rollback = rollback_of(tx, batch.source, batch.table)
+        return replace(
+            assignment,
+            published_row_count=tx.published_row_count(batch.source, batch.table),
+            rollback_id=rollback.id if rollback else "",
+        )
 
 
 def _refuse(attempt: Attempt, refusal: Refused, *, ledger: Ledger, note: StageRecord) -> Outcome:

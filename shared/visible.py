@@ -6,6 +6,7 @@ from shared.compactions import CommittedRows, file_of, own_files
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import PublishMode
 from shared.domain.files import DataFile, day_of_key
+from shared.domain.rollbacks import Rollback
 from shared.domain.windows import is_key_sweep
 from shared.ports import LedgerTransaction
 
@@ -21,10 +22,18 @@ class VisibleFile:
     batch_id: str
 
 
-def published_batches(tx: LedgerTransaction, source: str, table: str) -> list[Batch]:
+def rollback_of(tx: LedgerTransaction, source: str, table: str) -> Rollback | None:
+    """Return what holds a table at an earlier state; None if nothing does."""
+    done = [rollback for rollback in tx.rollbacks(source, table) if rollback.done_at is not None]
+    return done[-1] if done and not done[-1].is_forward else None
+
+
+def published_batches(
+    tx: LedgerTransaction, source: str, table: str, *, with_withdrawn: bool = False
+) -> list[Batch]:
     """Return the batches whose rows a table has, as they were published; without those that a rollback withdrew."""
-    rollbacks = tx.rollbacks(source, table)
-    withdrawn = set(rollbacks[-1].withdrawn_batch_ids) if rollbacks else set()
+    rollback = None if with_withdrawn else rollback_of(tx, source, table)
+    withdrawn = set(rollback.withdrawn_batch_ids) if rollback else set()
     found = tx.batches(source=source, table=table, states=[BatchState.PUBLISHED])
     return sorted(
         (batch for batch in found if batch.id not in withdrawn),

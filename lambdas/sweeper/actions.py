@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from shared.domain.batches import Attempt, Batch
+from shared.domain.compactions import Compaction
 from shared.domain.files import DataFile, Location
 from shared.ports import OpenUpload
 
@@ -34,6 +35,8 @@ class ActionKind(StrEnum):
     ABORT_UPLOAD = "abort_upload"
     #: Delete an object that an attempt left which ended.
     DELETE_STRAY = "delete_stray"
+    #: Delete the files that nobody reads any more because of a compaction.
+    DELETE_REPLACED = "delete_replaced"
     #: Have an object set aside that nobody of ours wrote.
     SET_ASIDE = "set_aside"
     #: Record an object of `quarantine/` that the ledger does not know.
@@ -43,10 +46,12 @@ class ActionKind(StrEnum):
 
 
 #: What makes an object or upload go from where it lies. `SweepLimits.delete_limit` bounds it.
-TAKES_AWAY = frozenset({ActionKind.ABORT_UPLOAD, ActionKind.DELETE_STRAY, ActionKind.SET_ASIDE})
+TAKES_AWAY = frozenset(
+    {ActionKind.ABORT_UPLOAD, ActionKind.DELETE_STRAY, ActionKind.DELETE_REPLACED, ActionKind.SET_ASIDE}
+)
 
 
-Target: TypeAlias = Attempt | Batch | DataFile | OpenUpload | Location | str
+Target: TypeAlias = Attempt | Batch | Compaction | DataFile | OpenUpload | Location | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Action:
     def subject(self) -> str:
         """What people know the target by: a batch's id, where an object lies, a source."""
         match self.target:
-            case Attempt(batch_id=subject) | Batch(id=subject):
+            case Attempt(batch_id=subject) | Batch(id=subject) | Compaction(id=subject):
                 return subject
             case DataFile(location=location) | OpenUpload(location=location):
                 return str(location)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from lambdas.sweeper.actions import Action, ActionKind, told
 from lambdas.sweeper.limits import SweepLimits
 from shared.domain.batches import GATE_STATES, STAGE_STATES, Batch
+from shared.domain.compactions import CompactionState
 from shared.domain.files import Area, DataFile
 from shared.domain.sources import SourceGuard
 from shared.ports import Ledger, ObjectStore
@@ -81,6 +82,22 @@ def find_leftovers(ledger: Ledger, *, limits: SweepLimits) -> list[Action]:
         Action(ActionKind.CLEAN_BATCH, batch, f"{batch.state} since {told(batch.changed_at)}, and has copies")
         for batch in batches
         if batch.changed_at < settled_before
+    ]
+
+
+def find_replaced(ledger: Ledger, *, limits: SweepLimits) -> list[Action]:
+    """Find compactions whose unread files had their time."""
+    with ledger.transaction() as tx:
+        found = tx.compactions_to_clean(limit=limits.step_limit)
+    return [
+        Action(
+            ActionKind.DELETE_REPLACED,
+            compaction,
+            f"{compaction.source}.{compaction.table} of {compaction.day}: {compaction.state}, and the files of "
+            f"{'its own' if compaction.state is CompactionState.UNDONE else f'its {len(compaction.batches)} batches'} "
+            "had their time",
+        )
+        for compaction in found
     ]
 
 

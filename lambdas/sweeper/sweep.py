@@ -23,14 +23,16 @@ from lambdas.sweeper.in_ledger import (
     find_gone,
     find_leftovers,
     find_messages,
+    find_replaced,
     find_sleeping_batches,
     foreign_in_the_way,
     old_evidence,
 )
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
-from shared import lifecycle
+from shared import compactions, lifecycle
 from shared.domain.batches import Attempt, Batch
+from shared.domain.compactions import Compaction
 from shared.domain.files import TRANSIENT_AREAS, Area, DataFile, Location
 from shared.domain.retries import RetryPolicy
 from shared.errors import Unavailable
@@ -106,6 +108,7 @@ def _sweep_ledger(run: "_Run") -> None:
     run.take_all(find_sleeping_batches(run.ledger, limits=run.limits))
     run.take_all(find_free_places(run.ledger))
     run.take_all(find_leftovers(run.ledger, limits=run.limits))
+    run.take_all(find_replaced(run.ledger, limits=run.limits))
     if not run.report.is_dry_run:  # it will find the same messages at its end
         run.send()
 
@@ -263,12 +266,18 @@ class _Run:
                 return send_pending(self.ledger, self.sender)
             case ActionKind.ABORT_UPLOAD, OpenUpload() as upload:
                 self.store.abort_upload(upload)
-                return 1
             case ActionKind.DELETE_STRAY, Location() as location:
                 self.store.delete(location)
-                return 1
+            case ActionKind.DELETE_REPLACED, Compaction() as compaction:
+                return self._delete_replaced(compaction)
             case ActionKind.LEAVE_UNKNOWN, _:
-                return 1
+                pass
+            case _:
+                return self._record(action)
+        return 1
+
+    def _record(self, action: Action) -> int:
+        """Do what changes nothing but the ledger."""
         with self.ledger.transaction() as tx:
             match action.kind, action.target:
                 case ActionKind.EXPIRE_LEASE, Attempt() as attempt:
@@ -288,6 +297,18 @@ class _Run:
                 case kind, target:
                     raise TypeError(f"{kind}: cannot be done to a {type(target).__name__}")
         return 1
+
+    def _delete_replaced(self, compaction: Compaction) -> int:
+        """Delete what nobody reads any more, and return whether there was anything; each run finds what is left."""
+        with self.ledger.transaction() as tx:
+            files = compactions.take_unread(tx, compaction.id)
+        for file in files:
+            self.store.delete(file.location)
+        with self.ledger.transaction() as tx:
+            for file in files:
+                lifecycle.record_deleted(tx, file.location)
+            compactions.take_unread(tx, compaction.id)
+        return int(bool(files))
 
 
 def _log(report: SweepReport) -> None:

@@ -47,12 +47,16 @@ def connect_warehouse(fleet: Fleet) -> Warehouse:
     )
 
 
+def connect_catalog(fleet: Fleet) -> LakeCatalog:
+    """Return the catalog of the lake."""
+    return GlueCatalog(make_glue_client(fleet.settings.region), prefix=fleet.settings.bucket_prefix)
+
+
 @cache
 def wired_publisher() -> Publisher:
     """Return the publisher of this process, put together at its first task."""
     fleet = Fleet.connect(FleetSettings())
-    catalog = GlueCatalog(make_glue_client(fleet.settings.region), prefix=fleet.settings.bucket_prefix)
-    return Publisher(fleet, connect_warehouse(fleet), catalog)
+    return Publisher(fleet, connect_warehouse(fleet), connect_catalog(fleet))
 
 
 def main() -> int:

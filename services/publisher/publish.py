@@ -12,6 +12,7 @@ from services.publisher.warehouse import (
     PruneResult,
     Warehouse,
     refuse_empty_replace,
+    refuse_while_rolled_back,
     target_of,
 )
 from shared.domain.contracts import PublishMode, Target
@@ -38,6 +39,8 @@ def publish(assignment: Assignment, *, warehouse: Warehouse, catalog: LakeCatalo
         Unavailable: if warehouse, catalog or store did not answer.
     """
     load = native_load(assignment)
+    # The warehouse asks too, where there is one, under its lock.
+    refuse_while_rolled_back(load, assignment.rollback_id or None)
     if is_key_sweep(load.slot):
         pruned = warehouse.prune(load)
         return StageResult(counts=pruned.counts, manifest=_manifest(load, pruned))

@@ -5,26 +5,33 @@ Fills a lake catalog that lost its memory again from the ledger, which lost noth
 """
 
 import sys
+from dataclasses import replace
+from itertools import groupby
 
 import structlog
 
 from services.publisher.app import wired_publisher
-from services.publisher.catalog import LakeCatalog
-from services.publisher.publish import external_table_of, native_load, show_files
-from shared import lifecycle
-from shared.domain.batches import BatchState, Stage
-from shared.domain.contracts import Target
-from shared.domain.files import Area
-from shared.ports import Ledger, LedgerTransaction
-from shared.stage import Assignment
+from services.publisher.catalog import (
+    MAX_PARTITIONS_PER_REQUEST,
+    ExternalBatch,
+    ExternalTable,
+    LakeCatalog,
+    external_table,
+)
+from services.publisher.partitions import partitions_of
+from shared.domain.batches import Batch
+from shared.domain.contracts import PublishMode, TableContract, Target
+from shared.domain.windows import is_key_sweep
+from shared.ports import Ledger
 from shared.telemetry.logs import configure_logging
+from shared.visible import published_batches
 
 log = structlog.get_logger()
 
 
 def restore_catalog(*, ledger: Ledger, catalog: LakeCatalog) -> int:
     """
-    Show every published batch in the catalog again, oldest first, and return how many were shown.
+    Show every published batch in the catalog again, and return how many were shown.
 
     Repeating it, and doing it while publishers are at work, is harmless.
 
@@ -32,17 +39,66 @@ def restore_catalog(*, ledger: Ledger, catalog: LakeCatalog) -> int:
         Unavailable: if ledger or catalog do not answer.
     """
     with ledger.transaction() as tx:
-        batches = tx.batches(states=[BatchState.PUBLISHED])
-    shown = 0
-    for batch in batches:
-        with ledger.transaction() as tx:
-            assignment = _last_assignment(tx, batch.id)
-        if assignment is None or assignment.contract.publishing.target is Target.NATIVE:
-            continue
-        load, table = native_load(assignment), external_table_of(assignment)
-        shown += show_files(load, table=table, catalog=catalog)
+        names = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
+    shown = sum(_restore_table(*name, ledger=ledger, catalog=catalog) for name in names)
     log.info("catalog_restored", batch_count=shown)
     return shown
+
+
+def _restore_table(source: str, table: str, *, ledger: Ledger, catalog: LakeCatalog) -> int:
+    with ledger.transaction() as tx:
+        found = published_batches(tx, source, table, with_withdrawn=True)
+        batches = [batch for batch in found if not is_key_sweep(batch.slot)]
+        contracts = {
+            version: tx.contract(source, table, version).contract
+            for version in {batch.contract_version for batch in batches}
+        }
+        row_count = tx.published_row_count(source, table)
+    by_version = groupby(
+        sorted(batches, key=lambda batch: batch.contract_version), key=lambda batch: batch.contract_version
+    )
+    shown = 0
+    for version, of_version in by_version:
+        contract = contracts[version]
+        if contract.publishing.target is Target.NATIVE:
+            continue
+        some = list(of_version)
+        external = external_table(contract, contract_version=version, bucket=some[0].bucket)
+        external = replace(external, record_count=row_count)
+        shown += _show(some, contract, external, ledger=ledger, catalog=catalog)
+    return shown
+
+
+def _show(
+    batches: list[Batch],
+    contract: TableContract,
+    table: ExternalTable,
+    *,
+    ledger: Ledger,
+    catalog: LakeCatalog,
+) -> int:
+    with ledger.transaction() as tx:
+        partitions = list(partitions_of(tx, table, batches))
+    if contract.publishing.mode is PublishMode.REPLACE:
+        snapshots = [partition for partition in partitions if not partition.moved_by]
+        return sum(
+            catalog.put_snapshot(table, snapshot)
+            for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.window_end)
+        )
+    catalog.put_partitions(table, [partition for partition in partitions if not partition.moved_by])
+    for moved in _requests([partition for partition in partitions if partition.moved_by]):
+        catalog.switch_partitions(table, moved)
+    return len(partitions)
+
+
+def _requests(partitions: list[ExternalBatch]) -> list[list[ExternalBatch]]:
+    """Return them so that those of one compaction are switched in one request."""
+    requests: list[list[ExternalBatch]] = []
+    for _, moved in groupby(sorted(partitions, key=lambda one: one.moved_by), key=lambda one: one.moved_by):
+        some = list(moved)
+        size = MAX_PARTITIONS_PER_REQUEST
+        requests += [some[start : start + size] for start in range(0, len(some), size)]
+    return requests
 
 
 def main() -> int:
@@ -51,18 +107,6 @@ def main() -> int:
     publisher = wired_publisher()
     restore_catalog(ledger=publisher.fleet.ledger, catalog=publisher.catalog)
     return 0
-
-
-def _last_assignment(tx: LedgerTransaction, batch_id: str) -> Assignment | None:
-    """Return what the attempt that published a batch was given."""
-    batch = tx.batch(batch_id)
-    if batch is None:
-        return None
-    attempt = tx.attempt(batch_id, Stage.PUBLISH, batch.attempt_number(Stage.PUBLISH))
-    if attempt is None:
-        return None
-    contract = lifecycle.contract_of(tx, batch)
-    return Assignment(attempt, batch, contract, tuple(lifecycle.files_to_check(tx, batch, Area.FINAL)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("services", "lambdas", "shared", "cli", "local", "infra", "reconciliation", "bench")
+PACKAGES = ("services", "lambdas", "shared", "cli", "local", "infra", "reconciliation", "upkeep", "bench")
 MODULES = sorted(file for package in PACKAGES for file in (ROOT / package).glob("**/*.py"))
 
 #: Places of one machine, and package indexes other than the public one. In pieces, so that this file keeps them too.

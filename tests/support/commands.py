@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.context import Connections
 from cli.main import app
+from services.publisher.memory import MemoryCatalog
 from services.publisher.warehouse import QueryFailed, QueryResult
 from shared.fleet import Fleet
 from shared.ledger.memory import MemoryLedger
@@ -55,6 +56,7 @@ class Shell:
     secrets: SecretStore = field(default_factory=lambda: MemorySecrets({}))
     queues: Any = None
     warehouse: Any = field(default_factory=lambda: OneAnswer(QueryResult(("one",), ((1,),), is_cut=False)))
+    catalog: Any = field(default_factory=MemoryCatalog)
     ledger: Ledger = None  # type: ignore[assignment]
     store: Any = field(default_factory=MemoryObjectStore)
 
@@ -76,6 +78,7 @@ class Shell:
             secrets=lambda: self.secrets,
             queues=lambda _: self.queues,
             warehouse=lambda _: self.warehouse,
+            catalog=lambda _: self.catalog,
         )
         return run_command(*arguments, connections=connections, typed=typed, **environment)
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney, Part
-from support.ledger_rows import a_batch, a_foreign_file, a_raw_file, add_batch
+from support.ledger_rows import NOON, a_batch, a_final_file, a_foreign_file, a_raw_file, add_batch
 
 from lambdas.gate import Verdict
 from lambdas.sweeper.actions import TAKES_AWAY, ActionKind
@@ -23,7 +23,8 @@ from lambdas.sweeper.report import NotReached, SweepPart, SweepReport
 from lambdas.sweeper.settings import SweeperSettings
 from lambdas.sweeper.sweep import sweep
 from shared import lifecycle
-from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST, BatchState, Stage
+from shared.domain.batches import GATE_STATES, STAGE_STATES, STATES_AT_REST, Batch, BatchState, Stage
+from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
 from shared.domain.files import (
     TRANSIENT_AREAS,
     Area,
@@ -664,6 +665,9 @@ def test_every_action_says_why(journey: MemoryJourney) -> None:
         f"written 2026-11-22T15:00:00Z by extract attempt 7 of batch {id_}, of which the ledger knows 2"
     )
     assert reasons["abort_upload"] == "begun 2026-11-22T15:00:00Z by nobody of ours"
+    assert reasons["delete_replaced"] == (
+        "shop.orders of 2026-11-22: committed, and the files of its 1 batches had their time"
+    )
     assert reasons["wake_batch"] == "planned since 2026-11-22T12:00:00Z, 1 messages sent"
     assert (
         reasons["record_expired"] == "recorded on 2026-11-22T12:00:00Z; its bucket does not hold it any more"
@@ -1169,6 +1173,12 @@ def _one_of_each_kind(journey: MemoryJourney) -> set[ActionKind]:
             a_batch("leftover", state=BatchState.PUBLISHED, attempts={Stage.EXTRACT: 1}, committed_attempt=1),
         )
         tx.insert_file(a_raw_file(leftover))
+        replaced = add_batch(
+            tx,
+            a_batch("replaced", state=BatchState.PUBLISHED, attempts={Stage.PROCESS: 1}, committed_attempt=1),
+        )
+        tx.insert_file(a_final_file(replaced))
+        tx.insert_compaction(_shown_compaction(replaced))
     journey.clock.advance(hours=3)
     journey.claim(Stage.EXTRACT)
     journey.memory.delete(expired)
@@ -1178,6 +1188,24 @@ def _one_of_each_kind(journey: MemoryJourney) -> set[ActionKind]:
     journey.store.open_upload(Location(journey.bucket, "tmp/b.csv"), metadata={})
     journey.clock.advance(hours=24 * 91)
     return set(ActionKind)
+
+
+def _shown_compaction(batch: Batch) -> Compaction:
+    return Compaction(
+        id="c" + "0" * 24,
+        source=batch.source,
+        table=batch.table,
+        bucket=batch.bucket,
+        day="2026-11-22",
+        contract_version=1,
+        state=CompactionState.COMMITTED,
+        batches=(CompactedBatch(batch.id, 0, 3),),
+        begun_at=NOON,
+        lease_until=NOON,
+        decided_at=NOON,
+        shown_at=NOON,
+        delete_after=NOON + timedelta(days=7),
+    )
 
 
 def _rows(journey: MemoryJourney) -> Any:

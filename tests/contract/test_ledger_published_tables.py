@@ -1,0 +1,128 @@
+"""What every ledger promises of compactions and rollbacks."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from support.ledger_rows import BUCKET, NOON, a_batch, a_final_file, add_batch
+
+from shared.domain.batches import BatchState
+from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
+from shared.domain.counts import Count
+from shared.domain.rollbacks import Rollback
+
+LATER = NOON + timedelta(hours=1)
+
+
+def a_compaction(number: int = 1, **changes) -> Compaction:
+    compaction = Compaction(
+        id=f"c{number:024x}",
+        source="shop",
+        table="orders",
+        bucket=BUCKET,
+        day="2026-11-22",
+        contract_version=1,
+        state=CompactionState.WRITING,
+        batches=(CompactedBatch("b1", 0, 3), CompactedBatch("b2", 3, 0)),
+        begun_at=NOON + timedelta(minutes=number),
+        lease_until=LATER,
+        detail="first",
+    )
+    return replace(compaction, **changes)
+
+
+def test_a_compaction_is_kept_as_it_was_and_changed_by_its_state(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_compaction(a_compaction())
+    changed = a_compaction(
+        state=CompactionState.COMMITTED,
+        decided_at=NOON,
+        shown_at=NOON,
+        delete_after=LATER,
+        deletes_begun_at=LATER,
+        cleaned_at=LATER,
+        detail="second",
+    )
+
+    with ledger.transaction() as tx:
+        before = tx.compaction(changed.id)
+        tx.save_compaction(changed)
+
+    with ledger.transaction() as tx:
+        assert before == a_compaction()
+        assert tx.compaction(changed.id, lock=True) == changed
+        assert tx.compaction("c0") is None
+        with pytest.raises(KeyError):
+            tx.save_compaction(a_compaction(7))
+
+
+def test_compactions_are_listed_by_table_and_state_as_they_began(ledger):
+    second = a_compaction(2, state=CompactionState.UNDONE, decided_at=NOON)
+    with ledger.transaction() as tx:
+        for compaction in (second, a_compaction(1), a_compaction(3, table="other")):
+            tx.insert_compaction(compaction)
+
+        assert tx.compactions("shop", "orders") == [a_compaction(1), second]
+        assert tx.compactions("shop", "orders", states=[CompactionState.UNDONE]) == [second]
+
+
+def test_compactions_are_cleaned_once_they_are_shown_and_had_their_time(ledger):
+    due = a_compaction(
+        1, state=CompactionState.COMMITTED, shown_at=NOON, delete_after=NOON - timedelta(days=400)
+    )
+    others = [
+        a_compaction(2, delete_after=due.delete_after),
+        replace(due, id="c3", delete_after=NOON + timedelta(days=36_500)),
+        replace(due, id="c4", cleaned_at=NOON),
+        replace(due, id="c5", delete_after=NOON - timedelta(days=300)),
+    ]
+    with ledger.transaction() as tx:
+        for compaction in (*others, due):
+            tx.insert_compaction(compaction)
+
+        assert [found.id for found in tx.compactions_to_clean(limit=9)] == [due.id, "c5"]
+        assert [found.id for found in tx.compactions_to_clean(limit=1)] == [due.id]
+
+
+def test_a_file_of_a_compaction_is_not_foreign(ledger):
+    with ledger.transaction() as tx:
+        batch = add_batch(tx, a_batch())
+        file = a_final_file(batch)
+        compacted = replace(
+            file, location=replace(file.location, key="final/x"), batch_id=None, compaction_id="c1", attempt=0
+        )
+        foreign = replace(compacted, location=replace(file.location, key="final/y"), compaction_id=None)
+        for one in (file, compacted, foreign):
+            tx.insert_file(one)
+
+        assert tx.file(compacted.location).compaction_id == "c1"
+        assert [one.location.key for one in tx.files(foreign_only=True)] == ["final/y"]
+
+
+def test_rollbacks_are_kept_in_their_order_and_end(ledger):
+    back = Rollback("r1", "shop", "orders", "b1", ("b2", "b3"), NOON, "anna", "why")
+    forward = Rollback("r2", "shop", "orders", None, (), LATER, "anna")
+    with ledger.transaction() as tx:
+        for rollback in (forward, back, replace(back, id="r3", table="other")):
+            tx.insert_rollback(rollback)
+        tx.save_rollback(replace(back, done_at=LATER))
+
+        assert tx.rollbacks("shop", "orders") == [replace(back, done_at=LATER), forward]
+        with pytest.raises(KeyError):
+            tx.save_rollback(replace(back, id="r9"))
+
+
+def test_the_rows_of_published_batches_are_counted_without_key_sweeps(ledger):
+    counts = {Count.ROWS_IN_FINAL: 5}
+    with ledger.transaction() as tx:
+        for slot, state in (
+            ("one", BatchState.PUBLISHED),
+            ("two", BatchState.PUBLISHED),
+            ("keys three", BatchState.PUBLISHED),
+            ("four", BatchState.PUBLISHING),
+        ):
+            add_batch(tx, a_batch(slot, state=state, counts=counts))
+        add_batch(tx, a_batch("five", table="empty"))
+
+        assert tx.published_row_count("shop", "orders") == 10
+        assert tx.published_row_count("shop", "empty") == 0

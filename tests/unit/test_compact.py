@@ -1,0 +1,438 @@
+"""Compaction: fewer files, the same rows, at every instant, for every reader."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from support.lake_house import LakeHouse
+from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, contract_of
+
+from lambdas.sweeper.limits import SweepLimits
+from lambdas.sweeper.sweep import sweep
+from services.publisher.restore import restore_catalog
+from services.publisher.rows import read_blocks
+from shared.compactions import CommittedRows, file_of
+from shared.domain.compactions import Compaction, CompactionState
+from shared.domain.contracts import Target
+from shared.domain.files import Area, Location
+from shared.domain.reasons import Reason
+from shared.domain.retries import RetryPolicy
+from shared.errors import LostLease, Refused, Unavailable
+from shared.queues.memory import MemoryQueues
+from shared.visible import visible_files
+from upkeep import compact
+from upkeep.compact import Tools
+
+ALL = [(number, f"name {number}", at(number)) for number in range(12)]
+
+
+@pytest.fixture
+def house() -> LakeHouse:
+    return LakeHouse()
+
+
+def tools_of(house: LakeHouse) -> Tools:
+    return Tools(house.ledger, house.store, house.catalog)
+
+
+def publish_all(house: LakeHouse, contract=APPEND) -> None:
+    for quarter in range(4):
+        house.publish(ALL[3 * quarter : 3 * quarter + 3], contract, quarter=quarter)
+
+
+def groups_of(house: LakeHouse, **changes):
+    return compact.find_groups("shop", "orders", ledger=house.ledger, covers=lambda _: True, **changes)
+
+
+def compact_all(house: LakeHouse) -> list[Compaction]:
+    return [compact.compact_group(group, tools=tools_of(house), detail="test") for group in groups_of(house)]
+
+
+def ledger_rows(house: LakeHouse):
+    """Return the rows of the files that the ledger shows."""
+    with house.ledger.transaction() as tx:
+        files = visible_files(tx, "shop", "orders")
+        contracts = {
+            one.contract_version: tx.contract("shop", "orders", one.contract_version) for one in files
+        }
+    blocks = [
+        block
+        for one in files
+        for block in read_blocks(
+            one.file, columns=contracts[one.contract_version].contract.output_columns, store=house.store
+        )
+    ]
+    return sorted((row for block in blocks for row in block.rows()), key=repr)
+
+
+@pytest.mark.parametrize("contract", [APPEND, MERGE], ids=["append", "merge"])
+def test_many_small_files_become_one_with_the_same_rows(house, contract):
+    publish_all(house, contract)
+    before = house.lake_rows()
+
+    (compaction,) = compact_all(house)
+
+    assert compaction.state is CompactionState.COMMITTED
+    assert house.lake_rows() == before == ledger_rows(house) == sorted(ALL, key=repr)
+    with house.ledger.transaction() as tx:
+        (visible,) = visible_files(tx, "shop", "orders")
+    assert visible.file.location == file_of(compaction)
+    assert visible.file.record_count == 12
+    assert groups_of(house) == []
+
+
+def test_all_versions_of_a_row_stay_in_the_lake(house):
+    house.publish([(1, "old", at(1))], quarter=1)
+    house.publish([(1, "new", at(16))], quarter=2)
+
+    compact_all(house)
+
+    assert house.lake_rows() == [(1, "new", at(16)), (1, "old", at(1))]
+
+
+def test_the_rows_of_each_batch_are_found_again_in_the_file(house):
+    publish_all(house)
+    with house.ledger.transaction() as tx:
+        batches = tx.batches(source="shop", table="orders")
+    compact_all(house)
+
+    with house.ledger.transaction() as tx:
+        rows = CommittedRows.of(tx, "shop", "orders")
+        files = {batch.id: rows.files_of(tx, batch) for batch in batches}
+
+    for number, batch in enumerate(batches):
+        (file,) = files[batch.id]
+        (block,) = read_blocks(file, columns=APPEND.output_columns, store=house.store)
+        assert block.rows() == ALL[3 * number : 3 * number + 3]
+
+
+def test_groups_end_at_their_size_and_at_what_one_request_switches(house, monkeypatch):
+    publish_all(house)
+    (whole,) = groups_of(house)
+    size = whole.size_in_bytes
+
+    assert [len(group.members) for group in groups_of(house, target_size_in_bytes=size)] == [4]
+    assert [len(group.members) for group in groups_of(house, target_size_in_bytes=size - 1)] == [3]
+    assert groups_of(house, target_size_in_bytes=whole.members[0].size_in_bytes) == []
+    monkeypatch.setattr(compact, "MAX_PARTITIONS_PER_REQUEST", 2)
+    assert [len(group.members) for group in groups_of(house)] == [2, 2]
+
+
+def test_batches_whose_contracts_write_other_columns_are_kept_apart(house):
+    house.publish([ALL[0]], quarter=1)
+    house.publish([ALL[1]], quarter=2)
+    wider = contract_of(*MERGE.columns, column("city"))
+    house.publish([(*ALL[2], "Bonn")], wider, quarter=3, version=2)
+    house.publish([(*ALL[3], "Ulm")], wider, quarter=4, version=2)
+
+    assert [(group.contract_version, len(group.members)) for group in groups_of(house)] == [(1, 2), (2, 2)]
+
+
+def test_a_replaced_table_has_nothing_to_compact(house):
+    house.publish([ALL[0]], REPLACE, quarter=1)
+    house.publish([ALL[1]], REPLACE, quarter=2)
+
+    assert groups_of(house) == []
+
+
+def test_a_table_that_only_the_warehouse_shows_is_compacted_without_a_catalog(house):
+    contract = replace(APPEND, publishing=replace(APPEND.publishing, target=Target.NATIVE))
+    publish_all(house, contract)
+
+    (compaction,) = compact_all(house)
+
+    assert compaction.shown_at is not None
+    assert house.catalog.tables == {}
+    assert ledger_rows(house) == sorted(ALL, key=repr)
+
+
+def test_readers_see_each_row_once_at_every_instant(house):
+    publish_all(house)
+    expected = sorted(ALL, key=repr)
+    tools = tools_of(house)
+
+    def go_there_and_back() -> None:
+        (compaction,) = compact_all(house)
+        compact.undo(compaction.id, tools=tools, detail="test")
+
+    for _ in range(3):
+        # Between the question to the catalog and the reading of the files.
+        assert house.lake_rows(between=go_there_and_back) == expected
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def read_on() -> None:
+        try:
+            while not stop.is_set():
+                assert house.lake_rows() == expected
+                assert ledger_rows(house) == expected
+        except BaseException as error:  # noqa: BLE001  it is told by the test
+            errors.append(error)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    for _ in range(10):
+        go_there_and_back()
+    stop.set()
+    reader.join(30)
+    assert errors == []
+
+
+def test_undone_everything_is_read_as_before(house):
+    publish_all(house)
+    before = house.lake_folders()
+    (compaction,) = compact_all(house)
+
+    undone = compact.undo(compaction.id, tools=tools_of(house), detail="a mistake")
+
+    assert (undone.state, undone.detail) == (CompactionState.UNDONE, "a mistake")
+    assert house.lake_folders() == before
+    assert ledger_rows(house) == sorted(ALL, key=repr)
+    with pytest.raises(Refused, match="only a committed one"):
+        compact.undo(compaction.id, tools=tools_of(house), detail="again")
+
+
+# ---- what stays, and for how long --------------------------------------------------------------------------
+
+
+def sweep_after(house: LakeHouse, time: timedelta) -> None:
+    house.clock.moment += time
+    sweep(
+        ledger=house.ledger,
+        store=house.store,
+        sender=MemoryQueues(),
+        buckets=[BUCKET],
+        limits=SweepLimits(stray_after=timedelta(0), foreign_after=timedelta(0)),
+        retry=RetryPolicy(max_attempts=3),
+        areas=tuple(Area),
+    )
+
+
+def test_replaced_files_stay_for_their_time_and_then_go_and_the_rows_stay(house):
+    publish_all(house)
+    before = set(house.keys())
+    (compaction,) = compact_all(house)
+
+    sweep_after(house, timedelta(days=6))
+    assert set(house.keys()) == before | {file_of(compaction).key}
+    sweep_after(house, timedelta(days=2))
+    sweep_after(house, timedelta(minutes=1))
+
+    assert house.keys() == [file_of(compaction).key]
+    assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
+    with house.ledger.transaction() as tx:
+        assert tx.compaction(compaction.id).cleaned_at is not None
+        assert all(file.deleted_at for file in tx.files(areas=[Area.FINAL]) if file.batch_id)
+
+
+def test_what_is_being_deleted_cannot_be_undone(house):
+    publish_all(house)
+    (compaction,) = compact_all(house)
+    sweep_after(house, timedelta(days=8))
+
+    with pytest.raises(Refused, match="no way back"):
+        compact.undo(compaction.id, tools=tools_of(house), detail="late")
+
+    assert house.lake_rows() == sorted(ALL, key=repr)
+
+
+def test_the_file_of_an_undone_compaction_goes_after_its_time(house):
+    publish_all(house)
+    before = house.keys()
+    (compaction,) = compact_all(house)
+    compact.undo(compaction.id, tools=tools_of(house), detail="test")
+
+    sweep_after(house, timedelta(days=8))
+
+    assert house.keys() == before
+    assert house.lake_rows() == sorted(ALL, key=repr)
+
+
+def test_nothing_is_deleted_before_the_catalog_shows_what_is_read_instead(house):
+    publish_all(house)
+    before = set(house.keys())
+    interrupt_at(house, "switch_partitions", before=True)
+    with pytest.raises(Unavailable):
+        compact_all(house)
+
+    sweep_after(house, timedelta(days=30))
+
+    assert before < set(house.keys())
+
+
+# ---- a run that dies ---------------------------------------------------------------------------------------
+
+
+def interrupt_at(house: LakeHouse, effect: str, *, before: bool) -> None:
+    """Have the next call of an effect end in an outage, before or after it was done."""
+    owner = house.catalog if hasattr(house.catalog, effect) else house.store
+    original: Callable[..., object] = getattr(owner, effect)
+
+    def once(*args: object, **kwargs: object) -> object:
+        delattr(owner, effect)
+        if not before:
+            original(*args, **kwargs)
+        raise Unavailable(f"{effect}, {'before' if before else 'after'}")
+
+    setattr(owner, effect, once)
+
+
+class DyingLedger:
+    """A ledger whose n-th transaction, and every one after it, ends in an outage: before its commit or after it."""
+
+    def __init__(self, ledger, *, number: int, before: bool) -> None:
+        self.ledger, self.number, self.before, self.begun = ledger, number, before, 0
+
+    def transaction(self):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def dying():
+            self.begun += 1
+            if self.begun > self.number:
+                raise Unavailable("dead")
+            with self.ledger.transaction() as tx:
+                yield tx
+                if self.begun == self.number and self.before:
+                    raise Unavailable("before the commit")
+            if self.begun == self.number:
+                raise Unavailable("after the commit")
+
+        return dying()
+
+
+def goes_on(house: LakeHouse) -> None:
+    """Let the time of the dead run pass, and do what the next scheduled run and the sweeper do."""
+    expected = sorted(ALL, key=repr)
+    assert house.lake_rows() == ledger_rows(house) == expected
+    house.clock.moment += timedelta(hours=2)
+    compact.finish("shop", "orders", tools=tools_of(house))
+    compact_all(house)
+    assert house.lake_rows() == ledger_rows(house) == expected
+    sweep_after(house, timedelta(days=8))
+    sweep_after(house, timedelta(minutes=1))
+    assert house.lake_rows() == ledger_rows(house) == expected
+    (folder,) = {folder.key for folder in house.lake_folders() if list(house.store.list(BUCKET, folder.key))}
+    assert house.keys() == [info.location.key for info in house.store.list(BUCKET, folder)]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("effect", ["open_upload", "switch_partitions"])
+def test_a_run_that_dies_at_a_store_or_catalog_is_taken_up(house, effect, before):
+    publish_all(house)
+    interrupt_at(house, effect, before=before)
+
+    with pytest.raises(Unavailable):
+        compact_all(house)
+
+    goes_on(house)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_run_that_dies_at_any_transaction_is_taken_up(house, number, before):
+    publish_all(house)
+    (group,) = groups_of(house)
+    dying = DyingLedger(house.ledger, number=number, before=before)
+
+    with pytest.raises(Unavailable):
+        compact.compact_group(group, tools=Tools(dying, house.store, house.catalog), detail="test")
+
+    assert dying.begun >= number
+    goes_on(house)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("number", range(1, 4))
+def test_an_undo_that_dies_at_any_transaction_is_taken_up(house, number, before):
+    publish_all(house)
+    (compaction,) = compact_all(house)
+    dying = DyingLedger(house.ledger, number=number, before=before)
+
+    with pytest.raises(Unavailable):
+        compact.undo(compaction.id, tools=Tools(dying, house.store, house.catalog), detail="test")
+
+    assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
+    compact.finish("shop", "orders", tools=tools_of(house))
+    with house.ledger.transaction() as tx:
+        state = tx.compaction(compaction.id).state
+    if state is CompactionState.COMMITTED:
+        compact.undo(compaction.id, tools=tools_of(house), detail="test")
+    assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
+
+
+def test_a_writer_whose_lease_is_over_commits_nothing(house, monkeypatch):
+    publish_all(house)
+    (group,) = groups_of(house)
+    proven = compact._prove
+
+    def slowly(*args, **kwargs):
+        proven(*args, **kwargs)
+        house.clock.moment += compact.LEASE
+
+    monkeypatch.setattr(compact, "_prove", slowly)
+
+    with pytest.raises(LostLease):
+        compact.compact_group(group, tools=tools_of(house), detail="slow")
+
+    assert groups_of(house) == [group]
+    monkeypatch.undo()
+    goes_on(house)
+
+
+def test_of_two_runs_over_the_same_batches_one_commits(house):
+    publish_all(house)
+    (group,) = groups_of(house)
+
+    compact.compact_group(group, tools=tools_of(house), detail="first")
+    with pytest.raises(LostLease):
+        compact.compact_group(group, tools=tools_of(house), detail="second")
+
+    assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
+
+
+def test_a_file_that_does_not_hold_the_rows_of_its_batches_is_never_read(house, monkeypatch):
+    publish_all(house)
+    original = compact._rows
+
+    def with_rows_swapped(*args, **kwargs):
+        for block, size in original(*args, **kwargs):
+            yield block.with_columns(name=block["name"].reverse()), size
+
+    monkeypatch.setattr(compact, "_rows", with_rows_swapped)
+
+    with pytest.raises(Refused) as refused:
+        compact_all(house)
+
+    assert refused.value.reason is Reason.PROOF_FAILED
+    assert "name" not in refused.value.detail
+    monkeypatch.setattr(compact, "_rows", original)
+    goes_on(house)
+
+
+def test_a_source_file_that_was_changed_ends_the_compaction(house):
+    publish_all(house)
+    key = house.keys()[0]
+    house.store.overwrite(Location(BUCKET, key), b"PAR1 something else PAR1")
+
+    with pytest.raises(Refused) as refused:
+        compact_all(house)
+
+    assert refused.value.reason is Reason.CHECKSUM_MISMATCH
+
+
+def test_a_catalog_that_lost_its_memory_is_filled_as_it_was(house):
+    publish_all(house)
+    (compaction,) = compact_all(house)
+    house.publish([(99, "later", at(99))], APPEND, quarter=9)
+    before = house.lake_rows()
+    house.catalog.tables.clear()
+    house.catalog.batches.clear()
+
+    restore_catalog(ledger=house.ledger, catalog=house.catalog)
+
+    assert house.lake_rows() == before
+    assert len(before) == 13
+    assert compaction.id in str(house.lake_folders())

@@ -1,0 +1,1 @@
+"""What people do to tables that are published: compact their files, lead them back, ask the lake."""
