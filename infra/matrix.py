@@ -235,6 +235,11 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_READ_KEY,
         **_WAREHOUSE,
     },
+    "exporter": {
+        **_secrets(LEDGER),
+        "sqs:GetQueueAttributes": _EACH_QUEUE,
+        "sqs:GetQueueUrl": _EACH_QUEUE,
+    },
     "operator": {
         **_secrets(LEDGER),
         **_SEND,

@@ -22,9 +22,11 @@ WORKER_QUEUES: Mapping[str, tuple[QueueName, ...]] = {
 #: What cron runs: `planner` enqueues and counts, `auditor` proves.
 PLANNER = "planner"
 AUDITOR = "auditor"
+#: Tells Prometheus what ledger and queues say.
+EXPORTER = "exporter"
 
 #: Every role that a process outside of Lambda takes.
-SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR)
+SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR, EXPORTER)
 
 SWEEPER = "sweeper"
 WATCHER = "watcher"

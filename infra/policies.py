@@ -16,6 +16,7 @@ from infra.names import (
 )
 from infra.plan import (
     AUDITOR,
+    EXPORTER,
     FUNCTION_QUEUES,
     PLANNER,
     SCHEDULES,
@@ -109,6 +110,8 @@ def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
             ]
         case _ if role == PLANNER:
             return own
+        case _ if role == EXPORTER:
+            return [*own, _look_into_queues(prefix)]
         case _:
             read = [
                 _list(prefix),

@@ -30,6 +30,7 @@ from services.extractor.settings import ExtractorSettings
 from shared.celery_sqs.settings import WorkerSettings
 from shared.ports import QueueName
 from shared.settings import FleetSettings
+from shared.telemetry.settings import MetricsSettings
 
 #: The oldest version of Kubernetes that is promised, and the newest whose schemas are at hand.
 KUBERNETES_VERSIONS = ("1.29", "1.37")
@@ -372,7 +373,17 @@ def test_a_worker_that_is_silent_is_started_anew_and_one_that_is_busy_is_not(man
         for probe in ("startupProbe", "livenessProbe"):
             assert container[probe]["exec"]["command"] == ["python", "-m", "shared.liveness"]
         assert "readinessProbe" not in container, "nobody calls a worker"
-        assert {"name": "metrics", "containerPort": 9464} in container["ports"]
+
+
+def test_prometheus_finds_workers_and_exporter_at_a_named_port(manifests: Manifests) -> None:
+    port = {"name": "metrics", "containerPort": MetricsSettings.model_fields["metrics_port"].default}
+    allowed = manifests.named("NetworkPolicy", "metrics")["spec"]
+    told = [pod for pod in manifests.pods() if port in pod.container.get("ports", ())]
+
+    assert {pod.name for pod in told} == {*WORKERS, "exporter"}
+    assert all(selects(allowed["podSelector"], pod.labels) for pod in told)
+    assert allowed["ingress"][0]["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+    assert all("ESCLUSA_METRICS_PORT" not in manifests.environment(pod) for pod in told)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------
