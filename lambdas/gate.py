@@ -169,7 +169,7 @@ def _batch_of(tx: LedgerTransaction, file: DataFile | None, location: Location) 
     batch = tx.batch(parsed.batch_id) if parsed else None
     if parsed is None or batch is None or batch.bucket != location.bucket:
         return None
-    is_ours = 1 <= parsed.attempt <= batch.attempt_number(lifecycle.writer_of(parsed.area))
+    is_ours = 1 <= parsed.attempt <= batch.attempt_number(lifecycle.writer_of_key(parsed))
     return batch if is_ours else None
 
 

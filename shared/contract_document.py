@@ -7,6 +7,7 @@ points; nothing but ASCII.
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from pydantic import TypeAdapter
 
@@ -14,17 +15,24 @@ from shared.domain.contracts import TableContract
 
 _CONTRACT = TypeAdapter(TableContract)
 
-#: Fields that came later, with what they were before. Left out while they are that: the hash of a contract that says
-#: nothing of them stays, and no table gets a new version.
-_LATER_FIELDS = {"query": None}
+#: Fields that came later, by their path, with what they were before. Left out while they are that: the hash of a contract
+#: that says nothing of them stays, and no table gets a new version.
+_LATER_FIELDS: Mapping[tuple[str, ...], object] = {
+    ("query",): None,
+    ("publishing", "sort_key"): [],
+    ("publishing", "dist_key"): "",
+}
 
 
 def to_json(contract: TableContract) -> str:
     """Return a contract as canonical JSON."""
     document = _CONTRACT.dump_python(contract, mode="json")
-    for name, before in _LATER_FIELDS.items():
-        if document[name] == before:
-            del document[name]
+    for (*parts, name), before in _LATER_FIELDS.items():
+        part = document
+        for step in parts:
+            part = part[step]
+        if part[name] == before:
+            del part[name]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -41,6 +41,7 @@ from shared.domain.files import (
     FileFormat,
     FileStatus,
     Location,
+    ParsedKey,
     raw_key,
 )
 from shared.domain.reasons import Reason
@@ -445,6 +446,11 @@ def _start_deferred(tx: LedgerTransaction, guard: SourceGuard) -> int:
 def writer_of(area: Area) -> Stage:
     """Return the stage whose attempts number the files that are written to an area."""
     return Stage.PROCESS if area in {Area.FINAL, Area.QUARANTINE} else Stage.EXTRACT
+
+
+def writer_of_key(key: ParsedKey) -> Stage:
+    """Return the stage whose attempts number the objects of a key of ours."""
+    return Stage.PUBLISH if key.is_for_copy else writer_of(key.area)
 
 
 def files_to_check(tx: LedgerTransaction, batch: Batch, area: Area) -> list[DataFile]:

@@ -191,7 +191,7 @@ def check_footer(
             Reason.RECORD_COUNT_MISMATCH,
             f"{location}: should have {record_count} records, its footer counts {footer.record_count}",
         )
-    _check_columns(footer.columns, expected_columns(contract), location)
+    check_columns(footer.columns, expected_columns(contract), location)
     expected = footer_metadata(
         batch=batch,
         attempt=batch.attempt_number(Stage.PROCESS),
@@ -206,9 +206,15 @@ def check_footer(
             )
 
 
-def _check_columns(
+def check_columns(
     found: tuple[tuple[str, str], ...], expected: tuple[tuple[str, str], ...], location: Location
 ) -> None:
+    """
+    Compare the columns of a footer with those of a contract: names, types and order.
+
+    Raises:
+        Refused: `footer_mismatch`; the detail names the first difference.
+    """
     if len(found) != len(expected):
         raise Refused(
             Reason.FOOTER_MISMATCH,

@@ -88,6 +88,14 @@ def fresh_database(postgres_server: EmbeddedPostgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def redshift_database(postgres_server: EmbeddedPostgres) -> str:
+    """The DSN of a database that stands in for Redshift; each test cleans it."""
+    with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE redshift_stand_in")
+    return postgres_server.dsn("redshift_stand_in")
+
+
+@pytest.fixture(scope="session")
 def mariadb_server(server_directory: Path) -> Iterator[MariaDbServer]:
     """A MariaDB server without durability, for the whole session."""
     with MariaDbServer(server_directory / "mariadb", find_free_port()) as server:

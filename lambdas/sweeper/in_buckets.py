@@ -146,7 +146,7 @@ def _origin_of(tx: LedgerTransaction, location: Location) -> tuple[_Origin, str]
         return _Origin.UNKNOWN_ATTEMPT, f"for batch {parsed.batch_id}, which the ledger does not know"
     if batch.bucket != location.bucket:
         return _Origin.FOREIGN, f"by nobody of ours: batch {batch.id} is at home in {batch.bucket}"
-    stage = lifecycle.writer_of(parsed.area)
+    stage = lifecycle.writer_of_key(parsed)
     latest = batch.attempt_number(stage)
     writer = f"by {stage} attempt {parsed.attempt} of batch {batch.id}"
     if parsed.attempt > latest:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.domain.contracts import ColumnKind, ColumnType, TableContract
+from shared.measures import MEASURES_KEY, ColumnMeasure, taken_together, to_text
+from shared.measuring import measure
 
 #: Zstandard's own default. Level 1 makes files 7 % longer and saves no CPU time that could be measured.
 COMPRESSION_LEVEL = 3
@@ -117,6 +119,7 @@ class _PartWriter:
         self._layout = layout
         self._record_count = 0
         self._largest_group_in_bytes = 0
+        self._measures = [ColumnMeasure()] * len(layout.schema)
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -140,10 +143,12 @@ class _PartWriter:
         self._writer.write_table(group, row_group_size=group.num_rows)
         self._largest_group_in_bytes = max(self._largest_group_in_bytes, self._sink.tell() - start)
         self._record_count += group.num_rows
+        self._measures = taken_together(self._measures, measure(group))
 
     def finish(self) -> Part:
         """Write the footer."""
-        self._writer.add_key_value_metadata(dict(self._layout.metadata(self._record_count)))
+        metadata = {**self._layout.metadata(self._record_count), MEASURES_KEY: to_text(self._measures)}
+        self._writer.add_key_value_metadata(metadata)
         self.close()
         return Part(self._path, self._record_count)
 

@@ -8,7 +8,10 @@ from services.publisher.catalog import LakeCatalog
 from services.publisher.glue import GlueCatalog, make_glue_client
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.publish import publish
-from services.publisher.settings import PublisherSettings
+from services.publisher.redshift.data_api import DataApi, Place, make_data_client
+from services.publisher.redshift.load import Access
+from services.publisher.redshift.warehouse import RedshiftWarehouse
+from services.publisher.settings import PublisherSettings, WarehouseKind
 from services.publisher.warehouse import Warehouse
 from shared.celery_sqs import WorkerQueue, WorkerSettings, make_worker_app, run_worker
 from shared.fleet import Fleet, require_ledger
@@ -40,10 +43,33 @@ def connect_warehouse(fleet: Fleet) -> Warehouse:
         SecretNotFound: if the reference to its DSN leads nowhere.
     """
     settings = PublisherSettings()
+    if settings.warehouse is WarehouseKind.REDSHIFT:
+        return connect_redshift(fleet, settings)
     return PostgresWarehouse(
         fleet.secrets.resolve(settings.warehouse_dsn),
         store=fleet.store,
         analysts_role=settings.warehouse_analysts_role,
+    )
+
+
+def connect_redshift(fleet: Fleet, settings: PublisherSettings) -> RedshiftWarehouse:
+    """Return the warehouse in Redshift. It is spoken to at first use."""
+    place = Place(
+        settings.redshift_database,
+        workgroup=settings.redshift_workgroup,
+        cluster=settings.redshift_cluster,
+        secret_arn=settings.redshift_secret_arn,
+        db_user=settings.redshift_db_user,
+    )
+    client = make_data_client(fleet.settings.region)
+    api = DataApi(client, place, timeout_seconds=settings.redshift_timeout_seconds)
+    return RedshiftWarehouse(
+        Access(
+            api,
+            fleet.store,
+            role_arn=settings.redshift_copy_role_arn,
+            analysts_role=settings.warehouse_analysts_role,
+        )
     )
 
 

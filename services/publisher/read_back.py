@@ -49,9 +49,7 @@ def typed_block(records: bytes, *, contract: TableContract, place: str) -> pl.Da
     Raises:
         Refused: TARGET_INCOMPATIBLE if a value does not fit the type of its column.
     """
-    columns = contract.output_columns
-    # By position: Polars takes names such as `*` and `^a$` for patterns.
-    positions = [f"c{position}" for position in range(len(columns))]
+    positions = positions_of(contract)
     text = pl.read_csv(
         # The header keeps a byte order mark at the start from being taken for one of a file.
         header_line(positions) + records,
@@ -61,6 +59,22 @@ def typed_block(records: bytes, *, contract: TableContract, place: str) -> pl.Da
         quote_char=QUOTE,
         eol_char=RECORD_TERMINATOR,
     )
+    return typed_rows(text, contract=contract, place=place)
+
+
+def positions_of(contract: TableContract) -> list[str]:
+    """Return what the columns are called while they are text: Polars takes names such as `*` and `^a$` for patterns."""
+    return [f"c{position}" for position in range(len(contract.output_columns))]
+
+
+def typed_rows(text: pl.DataFrame, *, contract: TableContract, place: str) -> pl.DataFrame:
+    """
+    Give rows, all text in the columns of `positions_of`, the types and names of the contract's columns.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE if a value does not fit the type of its column.
+    """
+    columns, positions = contract.output_columns, positions_of(contract)
     typed = text.select(
         _typed(pl.col(position), column.output_type).alias(position)
         for position, column in zip(positions, columns, strict=True)

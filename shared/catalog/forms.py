@@ -447,6 +447,14 @@ class PublishForm(Form):
     )
     target: Target = Field(Target.BOTH, description="An external table over S3, a native table, or both.")
     allow_empty: bool = Field(False, description="Whether a replace by zero rows is believed.")
+    sort_key: tuple[Name, ...] = Field(
+        (),
+        description="Redshift: the columns that sort the native table; by default its cursor. Set once, at its making.",
+    )
+    dist_key: Name | None = Field(
+        None,
+        description="Redshift: the column that spreads the native table over the nodes; by default it chooses.",
+    )
 
 
 class QuarantineForm(Form):

@@ -501,6 +501,26 @@ def _check_publish(draft: TableDraft, document: Document) -> None:
             expected="it with publish.mode replace only",
             found=f"true with {publish.mode}",
         )
+    _check_warehouse_keys(draft, document)
+
+
+def _check_warehouse_keys(draft: TableDraft, document: Document) -> None:
+    publish = draft.form.publish
+    named = [("sort_key", name) for name in publish.sort_key]
+    named += [("dist_key", publish.dist_key)] if publish.dist_key else []
+    for field, name in named:
+        at: FieldPath = (*draft.path, "publish", field)
+        column = _find_column(draft, name, at, document)
+        if column is None:
+            continue
+        if column.mask and column.mask.word in {MaskWord.DROP, MaskWord.WITHHOLD}:
+            document.report(
+                at, expected="a column that leaves", found=f"{name}, which has the mask {column.mask.word}"
+            )
+        elif column.type.kind in {ColumnKind.JSON, ColumnKind.BINARY}:
+            document.report(
+                at, expected="a column that can be compared", found=f"{name} of type {column.type}"
+            )
 
 
 def _check_deletes(draft: TableDraft, document: Document) -> None:

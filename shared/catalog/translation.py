@@ -14,6 +14,7 @@ from shared.catalog.forms import (
     MaskForm,
     OdbcSourceForm,
     Product,
+    PublishForm,
     QuarantineForm,
     RestColumnForm,
     RestTableForm,
@@ -59,7 +60,7 @@ def table_contract(
         key=table.key,
         cursor=_cursor(table),
         schedule=_schedule(table.schedule, source.schedule),
-        publishing=Publishing(table.publish.mode, table.publish.target, table.publish.allow_empty),
+        publishing=_publishing(table.publish),
         deletes=_deletes(table.deletes),
         limits=_limits(table.quarantine, source.quarantine),
         key_is_unique=not isinstance(table, RestTableForm) and table.key_is_unique,
@@ -216,6 +217,12 @@ def _cursor(table: DatabaseTableForm | RestTableForm) -> Cursor | None:
     if isinstance(overlap, int):
         return Cursor(column, lag=lag, overlap=timedelta(0), overlap_count=overlap)
     return Cursor(column, lag=lag, overlap=overlap)
+
+
+def _publishing(form: PublishForm) -> Publishing:
+    return Publishing(
+        form.mode, form.target, form.allow_empty, sort_key=form.sort_key, dist_key=form.dist_key or ""
+    )
 
 
 def _deletes(form: DeletesForm | None) -> Deletes:

@@ -298,6 +298,10 @@ class Publishing:
     target: Target = Target.BOTH
     #: Whether a replace by zero rows is believed.
     allow_empty: bool = False
+    #: The columns by which a warehouse that has such keys sorts the native table; the cursor if there are none.
+    sort_key: tuple[str, ...] = ()
+    #: The column by which a warehouse of several nodes spreads the native table; empty if it is to choose itself.
+    dist_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

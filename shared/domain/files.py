@@ -147,6 +147,19 @@ def rejects_key(*, table: str, batch_id: str, attempt: int) -> str:
     return f"{Area.QUARANTINE}/{key_segment(table)}/{batch_id}/p{attempt}/rejects-00000.csv"
 
 
+def copy_key(name: str, *, table: str, batch_id: str, attempt: int) -> str:
+    """
+    Return the key of what one publish attempt writes for a warehouse to fetch: the list of files, or rows cut out of one.
+
+    No row of the ledger names it: it lies in `tmp/` until the sweeper finds that its batch is at rest, or that a later
+    attempt speaks for it.
+
+    >>> copy_key("files-00000.manifest", table="orders", batch_id="b1", attempt=2)
+    'tmp/orders/b1/m2/files-00000.manifest'
+    """
+    return f"{Area.TMP}/{key_segment(table)}/{batch_id}/m{attempt}/{name}"
+
+
 def quarantine_key(key: str, *, sha256: str) -> str:
     """
     Return where a refused object is set aside. Its checksum keeps two objects of one key apart.
@@ -197,6 +210,10 @@ _FINAL_KEY = re.compile(
 _REJECTS_KEY = re.compile(
     rf"(?P<area>quarantine)/(?P<table>[^/]+)/{_BATCH}/p(?P<attempt>[0-9]{{1,9}})/rejects-(?P<part>[0-9]{{5}})\.csv"
 )
+_COPY_KEY = re.compile(
+    rf"(?P<area>tmp)/(?P<table>[^/]+)/{_BATCH}/m(?P<attempt>[0-9]{{1,9}})"
+    r"/(?:files-(?P<part>[0-9]{5})\.manifest|rows-(?P<rows>[0-9]{5})\.parquet)"
+)
 _KEY_SET_ASIDE = re.compile(r"quarantine/(?P<key>.+)@(?P<sha256>[0-9a-f]{16})", re.DOTALL)
 
 
@@ -208,10 +225,15 @@ class ParsedKey:
     batch_id: str
     attempt: int
     part: int
+    #: It was written for a warehouse to fetch; then the attempt is one of publish.
+    is_for_copy: bool = False
 
     @classmethod
     def of(cls, key: str) -> Self | None:
-        """Read the key of a data or rejects file; None if no writer of ours makes such a key."""
+        """Read the key of an object; None if no writer of ours makes such a key."""
+        if copied := _COPY_KEY.fullmatch(key):
+            part = int(copied["part"] or copied["rows"])
+            return cls(Area.TMP, copied["batch_id"], int(copied["attempt"]), part, is_for_copy=True)
         match = _RAW_KEY.fullmatch(key) or _FINAL_KEY.fullmatch(key) or _REJECTS_KEY.fullmatch(key)
         if match is None:
             return None

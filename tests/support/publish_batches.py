@@ -37,6 +37,8 @@ from shared.domain.contracts import (
 )
 from shared.domain.files import Area, DataFile, FileFormat, FileStatus, Location, final_key
 from shared.domain.windows import Schedule, Window, slot_of
+from shared.measures import MEASURES_KEY, to_text
+from shared.measuring import measure
 from shared.object_store.memory import MemoryObjectStore
 from shared.ports import ByteReader
 from shared.stage import Assignment
@@ -100,7 +102,10 @@ def write_file(
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
     arrays = [pa.array(values, type=type_) for values, type_ in zip(columns, schema.types, strict=True)]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd", store_schema=False)
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    with pq.ParquetWriter(sink, schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({MEASURES_KEY: to_text(measure(table))})
     body = sink.getvalue()
     key = final_key(table=contract.table, day="2026-11-22", batch_id=batch, attempt=attempt, part=part)
     location = Location(BUCKET, key)
@@ -128,6 +133,8 @@ class Published:
     store: MemoryObjectStore
     #: None for the warehouse in memory.
     dsn: str | None = None
+    #: The database is what stands in for Redshift.
+    is_redshift: bool = False
 
     def batch(
         self,

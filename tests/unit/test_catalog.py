@@ -375,6 +375,13 @@ RULES = [
     # Publishing.
     ("mode: merge", "mode: replace", "tables.orders.publish.mode", "a window is not the whole table"),
     ("mode: merge", "mode: merge, allow_empty: true", "tables.orders.publish.allow_empty", "replace only"),
+    (
+        "mode: merge",
+        "mode: merge, sort_key: [when]",
+        "tables.orders.publish.sort_key",
+        "a column of the table",
+    ),
+    ("mode: merge", "mode: merge, dist_key: when", "tables.orders.publish.dist_key", "a column of the table"),
     ("{column: updated_at, lag: 90s, overlap: 5m}", "none", "tables.orders.publish.mode", "no cursor"),
     ("    publish: {mode: merge}\n", "", "tables.orders.publish", "a value"),
     # Deletes.
