@@ -1,19 +1,23 @@
 """The command that tells Prometheus what ledger and queues say: metrics."""
 
 import signal
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from cli.context import JsonOption, connections_of, settings_named
-from cli.output import print_json, remark
+from cli.output import print_json
 from shared.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
     from cli.exporter import Exporter
     from shared.telemetry.metrics import Sample
+
+log = structlog.get_logger()
 
 
 def metrics(
@@ -91,22 +95,25 @@ def _document(sample: "Sample") -> dict[str, object]:
 def _serve(exporter: "Exporter", *, address: str, port: int) -> None:
     from prometheus_client import CollectorRegistry
 
+    from shared.telemetry.logs import configure_logging
     from shared.telemetry.prometheus import ScrapeServer
 
     if port == 0:
         raise ConfigurationError(
             "ESCLUSA_METRICS_PORT: expected a port, found 0, which is for workers; give --port"
         )
+    # A service now, and not a command that somebody waits for: what went wrong stands in its log.
+    configure_logging("exporter", stream=sys.stderr)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(exporter)
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         server = ScrapeServer(registry, address=address, port=port)
     except OSError as error:
         raise ConfigurationError(
             f"{address}, port {port}: expected an address of this machine and a free port, found: {error}"
         ) from error
-    remark(f"metrics at http://{address}:{port}/metrics")
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    log.info("exporter_listening", address=address, port=server.port)
     stopped.wait()
     server.close()

@@ -103,13 +103,21 @@ class TestWorker:
         self.log_path = self.directory / "worker.log"
 
     @classmethod
-    def start(cls, queue: TestQueue, directory: Path, *, endpoint: str, **settings: object) -> "TestWorker":
+    def start(
+        cls,
+        queue: TestQueue,
+        directory: Path,
+        *,
+        endpoint: str,
+        module: str = "support.celery_sqs_app",
+        **settings: object,
+    ) -> "TestWorker":
         """Start a worker with short times and wait until it receives."""
         directory.mkdir()
         environment = worker_environment(queue.url, directory, endpoint=endpoint, settings=settings)
         with (directory / "worker.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "support.celery_sqs_app"],
+                [sys.executable, "-m", module],
                 cwd=directory,
                 env=environment,
                 stdout=log,

@@ -9,6 +9,7 @@ import pytest
 from support.journey import LEASE, MAX_ATTEMPTS, MemoryJourney
 
 from lambdas import gate
+from lambdas.invocation import Received, handle_messages
 from shared import lifecycle, stage
 from shared.domain.batches import BatchState, Stage
 from shared.domain.files import Area
@@ -155,3 +156,23 @@ def forget_trace(journey: MemoryJourney) -> None:
     batch = journey.batch
     with journey.ledger.transaction() as tx:
         tx.save_batch(replace(batch, trace_id=None))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "trace"),
+    [
+        ({"traceparent": {"stringValue": GOOD, "dataType": "String"}}, GOOD),
+        ({"traceparent": {"stringValue": "poison", "dataType": "String"}}, None),
+        ({"traceparent": {"binaryValue": "AA==", "dataType": "Binary"}}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_lambda_reads_the_trace_that_stands_beside_a_body(attributes: object, trace: str | None) -> None:
+    received: list[Received] = []
+    event = {"Records": [{"messageId": "1", "body": "{}", "messageAttributes": attributes}]}
+
+    answer = handle_messages(event, received.append, function="gate-tmp")
+
+    assert answer == {"batchItemFailures": []}
+    assert [str(message.trace) if message.trace else None for message in received] == [trace]
