@@ -14,7 +14,7 @@ COMPILE_FILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 COMPILE = $(COMPILE_FILE) pyproject.toml
 # What images are made from, and what they are built with.
-IMAGE_EXTRAS := extractor processor publisher control local-server build
+IMAGE_EXTRAS := base extractor processor publisher control local-server build
 
 # Settings of a deployment that there is not, for templates to be looked at.
 RENDERED = ESCLUSA_DEPLOYMENT=aws ESCLUSA_LEDGER_DSN=secretsmanager:esclusa/ledger\#dsn \
@@ -27,7 +27,7 @@ RENDERED_WHOLE = ESCLUSA_BUCKET_PREFIX=whole ESCLUSA_ALARM_TOPIC_ARN=arn:aws:sns
 	ESCLUSA_INFRA_OIDC_PROVIDER_ARN=arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/A \
 	ESCLUSA_INFRA_REDSHIFT_ARN=arn:aws:redshift-serverless:eu-west-1:111122223333:workgroup/analytics
 
-.PHONY: help demo test chaos outages rolling-restart soak writers crash-points bench lint infra-lint format up down lambdas lock clean
+.PHONY: help demo test images images-check containers chaos outages rolling-restart soak writers crash-points bench lint infra-lint format up down lambdas lock clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -83,6 +83,15 @@ infra-lint: $(VENV)/.dev $(VENV)/.checkov ## Render the templates, with and with
 format: $(VENV)/.dev ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+images: ## Build the images of the fleet; their bills of materials go to dist/images. Needs a container engine, and no .venv.
+	$(PYTHON) -m infra.images build
+
+images-check: ## Build each image twice, the second time from nothing, and compare all files. IMAGE=esclusa-extractor checks one.
+	$(PYTHON) -m infra.images check $(if $(IMAGE),--image $(IMAGE))
+
+containers: $(VENV)/.dev ## Run the main job in containers, scaled, kill one of them, and compare row by row.
+	$(BIN)/python -m pytest -rs tests/e2e/test_containers.py
 
 lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.
 	$(BIN)/python -m infra.package

@@ -1,4 +1,4 @@
-"""Points in time as people type them: `2026-11-22`, `2026-11-22T14:30Z`, or how long ago, such as `36h`."""
+"""Times as people type them: `2026-11-22`, `2026-11-22T14:30Z`, or spans such as `36h` or `30s`."""
 
 import re
 from dataclasses import dataclass
@@ -57,3 +57,20 @@ def read_day(text: str) -> datetime:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise typer.BadParameter(f"expected a day such as 2026-11-22, found {text!r}") from None
+
+
+def read_pause(text: str) -> timedelta:
+    """
+    Read how long something waits.
+
+    >>> read_pause("30s"), read_pause("5m")
+    (datetime.timedelta(seconds=30), datetime.timedelta(seconds=300))
+
+    Raises:
+        BadParameter: if it is no span of at least a second.
+    """
+    match = _AGE.fullmatch(text)
+    pause = timedelta(**{_UNITS[match["unit"]]: int(match["number"])}) if match else timedelta(0)
+    if pause < timedelta(seconds=1):
+        raise typer.BadParameter(f"expected a span of a second or more, such as 30s or 5m, found {text!r}")
+    return pause

@@ -3,15 +3,17 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.context import DEFAULT_SOURCES, JsonOption, SourcesOption, connections_of
+from cli.moments import read_pause
 from cli.output import (
     ExitCode,
     number,
@@ -22,6 +24,7 @@ from cli.output import (
     text_of,
     whole,
 )
+from cli.repetition import repeat
 from shared.domain.batches import batch_id
 from shared.errors import EsclusaError
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from services.extractor.enqueue import EnqueuedSource
     from shared.catalog import Catalog, Source
     from shared.domain.contracts import TableContract
+    from shared.fleet import Fleet
 
 SourceNames = Annotated[
     list[str] | None, typer.Option("--source", metavar="NAME", help="Only this source. Repeatable.")
@@ -40,6 +44,14 @@ SourceNames = Annotated[
 def enqueue(
     context: typer.Context,
     source: SourceNames = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            "--every",
+            metavar="PAUSE",
+            help="Do it again and again, such as each 30s or 5m, until told to stop: for where there is no cron.",
+        ),
+    ] = None,
     sources: SourcesOption = DEFAULT_SOURCES,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,11 +61,25 @@ def enqueue(
     A source that does not answer, or whose file has mistakes, holds up none of the others; the exit code is 1
     then. Two at once are safe: each batch is planned once.
     """
+    # Once for all repetitions, and not before the source files were read.
+    fleet = cache(connections_of(context).fleet)
+    if every is not None:
+        repeat(
+            lambda: _enqueue_once(fleet, source, sources=sources, as_json=as_json), every=read_pause(every)
+        )
+    elif not _enqueue_once(fleet, source, sources=sources, as_json=as_json):
+        raise typer.Exit(ExitCode.PROBLEM)
+
+
+def _enqueue_once(
+    connect: Callable[[], "Fleet"], names: Sequence[str] | None, *, sources: Path, as_json: bool
+) -> bool:
+    """Read the source files, plan and send; return whether all of it could be done."""
     from services.extractor.enqueue import enqueue as enqueue_sources
     from shared.catalog import read_sources
 
-    chosen, broken = _choose(read_sources(sources), source)
-    fleet = connections_of(context).fleet()
+    chosen, broken = _choose(read_sources(sources), names)
+    fleet = connect()
     outcomes = enqueue_sources(chosen, fleet=fleet)
     failed = broken + [(outcome.source, outcome.error) for outcome in outcomes if outcome.error]
     with fleet.ledger.transaction() as tx:
@@ -66,8 +92,7 @@ def enqueue(
         tell_error(error, about=f"source {name} was not enqueued, or not all of it")
     if pending:
         remark(f"{pending} messages wait in the outbox; the next `enqueue` or the sweeper sends them")
-    if failed:
-        raise typer.Exit(ExitCode.PROBLEM)
+    return not failed
 
 
 def _choose(

@@ -18,14 +18,15 @@ PROCESS_NAME = "aws"
 REGION = "eu-west-1"
 ACCOUNT_ID = "000000000000"
 START_SECONDS = 60.0
+COMMAND = (PYTHON, "-m", "ministack")
 
 
-def endpoint_url(port: int) -> str:
+def endpoint_url(port: int, *, host: str = LOOPBACK) -> str:
     """Return where every AWS service of the stack listens."""
-    return f"http://{LOOPBACK}:{port}"
+    return f"http://{host}:{port}"
 
 
-def client_environment(port: int) -> dict[str, str]:
+def client_environment(port: int, *, host: str = LOOPBACK) -> dict[str, str]:
     """
     Return the environment with which boto3 reaches the local server, and nothing else.
 
@@ -33,7 +34,7 @@ def client_environment(port: int) -> dict[str, str]:
     account can take their place.
     """
     return {
-        "AWS_ENDPOINT_URL": endpoint_url(port),
+        "AWS_ENDPOINT_URL": endpoint_url(port, host=host),
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ACCESS_KEY_ID": "test",
@@ -54,7 +55,7 @@ def start(supervisor: Supervisor, port: int) -> bool:
     """
     if not supervisor.is_alive(PROCESS_NAME):
         require_free_port(port, purpose="the local AWS server")
-        _prepare_directories(supervisor.home)
+        prepare_directory(supervisor.home.path / "aws")
     started = supervisor.start(process(supervisor.home, port))
     supervisor.wait_until(PROCESS_NAME, lambda: answers(port), within_seconds=START_SECONDS)
     return started
@@ -75,34 +76,44 @@ def checkpoint(supervisor: Supervisor, port: int) -> None:
 
 def process(home: Home, port: int) -> ProcessSpec:
     """Return how to run the server."""
-    environment = {
+    return ProcessSpec(
+        name=PROCESS_NAME,
+        command=list(COMMAND),
+        environment=server_environment(home.path / "aws", port),
+        # It writes its state when it ends.
+        stop_seconds=30.0,
+        tier=Tier.FOUNDATION,
+    )
+
+
+def server_environment(
+    directory: Path, port: int, *, host: str = LOOPBACK, bind_host: str = LOOPBACK
+) -> dict[str, str]:
+    """
+    Return the environment of a server that keeps everything below a directory.
+
+    `host` is the name by which clients reach it, `bind_host` the address that it listens on.
+    """
+    return {
         # The default is every interface.
-        "BIND_HOST": LOOPBACK,
+        "BIND_HOST": bind_host,
         # The host in queue URLs. Without it CloudFormation and GetQueueUrl give different names.
-        "MINISTACK_HOST": LOOPBACK,
+        "MINISTACK_HOST": host,
         "GATEWAY_PORT": str(port),
         "MINISTACK_ACCOUNT_ID": ACCOUNT_ID,
         "MINISTACK_REGION": REGION,
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
         "PERSIST_STATE": "1",
-        "STATE_DIR": str(home.path / "aws" / "state"),
+        "STATE_DIR": str(directory / "state"),
         "S3_PERSIST": "1",
-        "S3_DATA_DIR": str(home.path / "aws" / "objects"),
+        "S3_DATA_DIR": str(directory / "objects"),
         # Unpacked Lambda archives are left here.
-        "TMPDIR": str(_temporary_directory(home)),
+        "TMPDIR": str(directory / "temporary"),
         "LOG_LEVEL": "WARNING",
         # Lambda processes inherit the environment of the server.
-        **client_environment(port),
+        **client_environment(port, host=host),
     }
-    return ProcessSpec(
-        name=PROCESS_NAME,
-        command=[PYTHON, "-m", "ministack"],
-        environment=environment,
-        # It writes its state when it ends.
-        stop_seconds=30.0,
-        tier=Tier.FOUNDATION,
-    )
 
 
 def answers(port: int) -> bool:
@@ -117,11 +128,9 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-def _temporary_directory(home: Home) -> Path:
-    return home.path / "aws" / "temporary"
-
-
-def _prepare_directories(home: Home) -> None:
-    (home.path / "aws").mkdir(mode=0o700, exist_ok=True)
-    shutil.rmtree(_temporary_directory(home), ignore_errors=True)
-    _temporary_directory(home).mkdir(mode=0o700)
+def prepare_directory(directory: Path) -> None:
+    """Make the directory of a server, without what an earlier one had unpacked. The server must not run."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    temporary = directory / "temporary"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)

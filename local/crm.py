@@ -21,6 +21,7 @@ import json
 import os
 import random
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -214,15 +215,34 @@ class CrmServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, crm: Crm, *, port: int, token: str, requests_per_second: float = 20.0) -> None:
-        super().__init__((LOOPBACK, port), CrmHandler)
+    def __init__(
+        self,
+        crm: Crm,
+        *,
+        port: int,
+        token: str,
+        requests_per_second: float = 20.0,
+        host: str = LOOPBACK,
+        bind_host: str = LOOPBACK,
+        certificate: Path | None = None,
+    ) -> None:
+        super().__init__((bind_host, port), CrmHandler)
+        self.host = host
+        self.scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake is done by the thread of the connection: a client that is slow holds up no other.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.scheme = "https"
         self.crm = crm
         self.token = token
         self.rate_limit = RateLimit(requests_per_second)
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_address[1]}"
+        """Where clients reach it; the links in its answers begin with it."""
+        return f"{self.scheme}://{self.host}:{self.server_address[1]}"
 
 
 class CrmHandler(BaseHTTPRequestHandler):
@@ -414,6 +434,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--requests-per-second", type=float, default=20.0)
+    parser.add_argument("--host", default=LOOPBACK, help="the name by which clients reach it")
+    parser.add_argument("--bind-host", default=LOOPBACK, help="the address to listen on")
+    parser.add_argument("--certificate", type=Path, help="serve HTTPS with this key and certificate (PEM)")
     parser.add_argument("--changes-per-second", type=float, default=0.0, help="0 changes nothing")
     chosen = parser.parse_args(arguments)
     token = os.environ.get(TOKEN_VARIABLE)
@@ -422,7 +445,15 @@ def main(arguments: list[str] | None = None) -> int:
             f"the environment variable {TOKEN_VARIABLE} must hold the token that clients have to show"
         )
     crm = Crm.open(chosen.journal, now=datetime.now(UTC))
-    server = CrmServer(crm, port=chosen.port, token=token, requests_per_second=chosen.requests_per_second)
+    server = CrmServer(
+        crm,
+        port=chosen.port,
+        token=token,
+        requests_per_second=chosen.requests_per_second,
+        host=chosen.host,
+        bind_host=chosen.bind_host,
+        certificate=chosen.certificate,
+    )
     signal.signal(signal.SIGTERM, _leave)
     if chosen.changes_per_second > 0:
         threading.Thread(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from infra.migrations import upgrade
 from local import aws
 from local.ports import PortBlock
 from local.processes import (
@@ -84,7 +85,9 @@ def up(
     catalog = load_sources(sources)
     with supervise(home, purpose="up") as supervisor:
         stack = bring_up(supervisor, ports=ports or PortBlock.find(), shop_size=shop_size, on_step=on_step)
-        on_step("provisioning queues, Lambdas, buckets and the ledger")
+        on_step("migrating the ledger")
+        upgrade(stack.control_dsn)
+        on_step("provisioning queues, Lambdas and buckets")
         provisioned = provision(stack, catalog.sources, claim_lease=claim_lease)
         if aws.PROCESS_NAME in stack.started:
             on_step("registering published batches in the catalog")
@@ -166,6 +169,7 @@ def worker_processes(environment: dict[str, str]) -> list[ProcessSpec]:
             command=[PYTHON, "-m", f"services.{worker.service}.app"],
             environment={
                 **environment,
+                "POLARS_MAX_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
                 **worker.environment,
                 "ESCLUSA_CONCURRENCY": str(worker.concurrency),
                 # Four on one machine would want one port.

@@ -192,7 +192,8 @@ class EmbeddedPostgres:
     def create_database(self, database: DatabaseSpec) -> bool:
         """Create a database and its owner, unless they exist; return whether the database is new."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            self._create_role(connection, database.owner)
+            password = read_or_create_password(self.home, f"postgres:{database.owner}")
+            create_role(connection, database.owner, password=password)
             exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database.name])
             if exists.fetchone():
                 return False
@@ -208,32 +209,12 @@ class EmbeddedPostgres:
 
     def create_reader(self, reader: ReaderSpec) -> None:
         """Create a role that may SELECT from every table of a database, also from those still to come."""
-        names = {
-            "role": sql.Identifier(reader.role),
-            "owner": sql.Identifier(reader.database.owner),
-            "database": sql.Identifier(reader.database.name),
-        }
-        with psycopg.connect(self.dsn(reader.database.name), autocommit=True) as connection:
-            self._create_role(connection, reader.role)
-            for statement in (
-                "GRANT CONNECT ON DATABASE {database} TO {role}",
-                "GRANT USAGE ON SCHEMA public TO {role}",
-                "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
-                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT SELECT ON TABLES TO {role}",
-                "ALTER ROLE {role} SET default_transaction_read_only = on",
-            ):
-                connection.execute(sql.SQL(statement).format(**names))
+        password = read_or_create_password(self.home, f"postgres:{reader.role}")
+        create_reader(self.dsn(reader.database.name), reader, password=password)
 
     def kill_orphans(self) -> None:
         """Kill every server process that has this data as its directory, whoever started it."""
         kill_all(find_postgres_processes(self.data_directory))
-
-    def _create_role(self, connection: psycopg.Connection, role: str) -> None:
-        password = read_or_create_password(self.home, f"postgres:{role}")
-        found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-        # The password is set again, so that a new secrets.json cures what a lost one broke.
-        statement = "ALTER ROLE {} LOGIN PASSWORD {}" if found else "CREATE ROLE {} LOGIN PASSWORD {}"
-        connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(password)))
 
     def _initialise(self) -> None:
         """Run initdb into a directory beside, and move it into place, so that a half-made one is never used."""
@@ -297,6 +278,32 @@ class EmbeddedPostgres:
         copy = self.home.path / "postgres-binaries"
         package = copy.resolve() / WHEEL_PACKAGE if copy.exists() else wheel_directory()
         return package / INSTALLATION / "bin" / name
+
+
+def create_reader(dsn: str, reader: ReaderSpec, *, password: str) -> None:
+    """Create a role that may SELECT from every table of the database at `dsn`, also from those still to come."""
+    names = {
+        "role": sql.Identifier(reader.role),
+        "owner": sql.Identifier(reader.database.owner),
+        "database": sql.Identifier(reader.database.name),
+    }
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        create_role(connection, reader.role, password=password)
+        for statement in (
+            "GRANT CONNECT ON DATABASE {database} TO {role}",
+            "GRANT USAGE ON SCHEMA public TO {role}",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT SELECT ON TABLES TO {role}",
+            "ALTER ROLE {role} SET default_transaction_read_only = on",
+        ):
+            connection.execute(sql.SQL(statement).format(**names))
+
+
+def create_role(connection: psycopg.Connection, role: str, *, password: str) -> None:
+    """Create a role that may log in, unless it exists. Its password is set either way: so a lost one is cured."""
+    found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    statement = "ALTER ROLE {} LOGIN PASSWORD {}" if found else "CREATE ROLE {} LOGIN PASSWORD {}"
+    connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(password)))
 
 
 def wheel_directory() -> Path:

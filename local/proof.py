@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import psycopg
 from psycopg import sql
 
-from local.stack import Stack
+from local.stack import Addresses
 from shared.domain.contracts import DeleteMode, TableContract
 from shared.errors import Unavailable
 
@@ -51,7 +51,7 @@ class Comparison:
         )
 
 
-def compare(contract: TableContract, *, stack: Stack, planned_until: datetime) -> Comparison:
+def compare(contract: TableContract, *, stack: Addresses, planned_until: datetime) -> Comparison:
     """
     Compare a table at the source with its view in the warehouse, by key and version.
 
@@ -99,19 +99,19 @@ def _versions(dsn: str, table: sql.Composable, contract: TableContract, where: s
         return {row[:-1]: row[-1] for row in connection.execute(query)}
 
 
-def _shop_versions(contract: TableContract, stack: Stack) -> Versions:
+def _shop_versions(contract: TableContract, stack: Addresses) -> Versions:
     where: sql.Composable = sql.SQL("")
     if contract.deletes.mode is DeleteMode.SOFT:
         where = sql.SQL("WHERE {} IS NULL").format(sql.Identifier(contract.deletes.column))
     return _versions(stack.shop_reader_dsn, sql.Identifier(*contract.relation), contract, where)
 
 
-def _warehouse_versions(contract: TableContract, stack: Stack) -> Versions:
+def _warehouse_versions(contract: TableContract, stack: Addresses) -> Versions:
     table = sql.Identifier(contract.source, contract.table)
     return _versions(stack.warehouse_dsn, table, contract, sql.SQL(""))
 
 
-def _crm_versions(contract: TableContract, stack: Stack) -> Versions:
+def _crm_versions(contract: TableContract, stack: Addresses) -> Versions:
     records = list(_crm_records(stack, contract.relation[0]))
     return {
         (str(record["id"]),): datetime.fromisoformat(record["updated_at"]).strftime("%Y-%m-%d %H:%M:%S.%f")
@@ -119,7 +119,7 @@ def _crm_versions(contract: TableContract, stack: Stack) -> Versions:
     }
 
 
-def _crm_records(stack: Stack, path: str) -> Iterable[dict[str, str]]:
+def _crm_records(stack: Addresses, path: str) -> Iterable[dict[str, str]]:
     """
     Read the CRM with a client of its own, which shares no line with the extractor's.
 
@@ -137,7 +137,7 @@ def _crm_records(stack: Stack, path: str) -> Iterable[dict[str, str]]:
     raise Unavailable(f"the CRM says that {path} has {total} records, and showed only {len(by_id)}")
 
 
-def _read_pages(stack: Stack, path: str, by_id: dict[str, dict[str, str]]) -> int:
+def _read_pages(stack: Addresses, path: str, by_id: dict[str, dict[str, str]]) -> int:
     """Add the records of all pages to those known, and return how many the CRM says there are."""
     url: str | None = f"{stack.crm_url}{path}?per_page={_CRM_PAGE_RECORDS}&limit={_CRM_PAGE_RECORDS}"
     page = 1

@@ -1,8 +1,7 @@
-"""What the embedded stack holds once it runs: secrets, the ledger's schema, and the stacks of CloudFormation."""
+"""What the local AWS server holds once it is provisioned: secrets, and the stacks of CloudFormation."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,12 +11,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from infra.deploy import deploy_source_stack, deploy_stack
-from infra.migrations import upgrade
-from infra.names import logical_id, stack_name
+from infra.names import logical_id, queue_name, stack_name
 from infra.plan import InlineCode, Plan
 from infra.templates import bucket_template, shared_template, source_template
 from infra.uploads import uploading_to
-from local.stack import Stack
+from local.aws import ACCOUNT_ID
+from local.stack import Addresses
 from services.publisher.catalog import database_name
 from shared.catalog import Source
 from shared.ports import QueueName
@@ -69,18 +68,16 @@ def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
 
 
 def provision(
-    stack: Stack, sources: Sequence[Source], *, claim_lease: timedelta = CLAIM_LEASE
+    addresses: Addresses, sources: Sequence[Source], *, claim_lease: timedelta = CLAIM_LEASE
 ) -> Provisioned:
     """
-    Bring secrets, ledger and stacks to what the sources need. Repeating it is no error.
+    Bring secrets and stacks to what the sources need. Repeating it is no error.
 
     Raises:
         ConfigurationError: if CloudFormation refuses a stack.
-        Unavailable: if the ledger's database does not answer.
     """
-    clients = _Clients(stack)
-    _put_secrets(stack, clients)
-    upgrade(stack.control_dsn)
+    clients = _Clients(addresses)
+    _put_secrets(addresses, clients)
     plan = local_plan(claim_lease=claim_lease)
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
@@ -89,8 +86,14 @@ def provision(
     upload = uploading_to(clients.make("s3"), TEMPLATE_BUCKET)
     changes = [deploy_stack(cloudformation, shared, shared_template(plan, origins), upload=upload)]
     changes += [_deploy_source(plan, source, cloudformation, clients) for source in sources]
-    environment = _environment(stack, cloudformation, shared, claim_lease=claim_lease)
+    urls = _queue_urls(cloudformation, shared)
+    environment = fleet_environment(addresses.aws_environment, urls, claim_lease=claim_lease)
     return Provisioned(environment, has_changed=any(changes))
+
+
+def queue_urls_of(endpoint_url: str) -> dict[str, str]:
+    """Return the URLs that a local AWS server at an endpoint gives to the queues."""
+    return {str(queue): f"{endpoint_url}/{ACCOUNT_ID}/{queue_name(PREFIX, queue)}" for queue in QueueName}
 
 
 def bucket_of(source: str) -> str:
@@ -130,8 +133,8 @@ def _bucket_exists(client: Any, bucket: str) -> bool:
 class _Clients:
     """Clients of the local AWS server, whatever the environment of this process says."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._environment = stack.aws_environment
+    def __init__(self, addresses: Addresses) -> None:
+        self._environment = addresses.aws_environment
 
     def make(self, service: str) -> Any:
         return boto3.session.Session().client(
@@ -144,17 +147,14 @@ class _Clients:
         )
 
 
-def _put_secrets(stack: Stack, clients: _Clients) -> None:
-    from local.passwords import read_or_create_password
-
+def _put_secrets(addresses: Addresses, clients: _Clients) -> None:
     client = clients.make("secretsmanager")
     secrets = {
-        LEDGER_SECRET: {"dsn": stack.control_dsn},
-        WAREHOUSE_SECRET: {"dsn": stack.warehouse_dsn},
-        "esclusa/shop": {"dsn": stack.shop_reader_dsn},
-        "esclusa/crm": {"base_url": stack.crm_url, "token": stack.crm_token},
-        # The samples name the first; the second is there to try a rotation with.
-        "esclusa/mask": {name: read_or_create_password(stack.home, f"mask-{name}") for name in ("k1", "k2")},
+        LEDGER_SECRET: {"dsn": addresses.control_dsn},
+        WAREHOUSE_SECRET: {"dsn": addresses.warehouse_dsn},
+        "esclusa/shop": {"dsn": addresses.shop_reader_dsn},
+        "esclusa/crm": {"base_url": addresses.crm_url, "token": addresses.crm_token},
+        "esclusa/mask": addresses.mask_keys,
     }
     for name, value in secrets.items():
         text = json.dumps(value)
@@ -164,24 +164,30 @@ def _put_secrets(stack: Stack, clients: _Clients) -> None:
             client.put_secret_value(SecretId=name, SecretString=text)
 
 
-def _environment(
-    stack: Stack, cloudformation: Any, shared_stack: str, *, claim_lease: timedelta
-) -> dict[str, str]:
+def _queue_urls(cloudformation: Any, shared_stack: str) -> dict[str, str]:
     described = cloudformation.describe_stacks(StackName=shared_stack)["Stacks"][0]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
-    urls = {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
+    return {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
+
+
+def fleet_environment(
+    aws_environment: Mapping[str, str],
+    queue_urls: Mapping[str, str],
+    *,
+    claim_lease: timedelta = CLAIM_LEASE,
+) -> dict[str, str]:
+    """Return the settings of every process that works against a local AWS server. References, no secrets."""
     return {
-        **stack.aws_environment,
+        **aws_environment,
         "ESCLUSA_DEPLOYMENT": "local",
-        "ESCLUSA_REGION": stack.aws_environment["AWS_REGION"],
+        "ESCLUSA_REGION": aws_environment["AWS_REGION"],
         "ESCLUSA_LEDGER_DSN": f"secretsmanager:{LEDGER_SECRET}#dsn",
         "ESCLUSA_WAREHOUSE_DSN": f"secretsmanager:{WAREHOUSE_SECRET}#dsn",
         "ESCLUSA_BUCKET_PREFIX": PREFIX,
-        "ESCLUSA_QUEUE_URLS": json.dumps(urls),
+        "ESCLUSA_QUEUE_URLS": json.dumps(queue_urls),
         "ESCLUSA_CLAIM_LEASE_SECONDS": str(int(claim_lease.total_seconds())),
         "ESCLUSA_WAIT_TIME_SECONDS": "2",
         "ESCLUSA_VISIBILITY_TIMEOUT_SECONDS": "30",
         "ESCLUSA_BACKOFF_BASE_SECONDS": "2",
         "ESCLUSA_SOFT_SHUTDOWN_SECONDS": "5",
-        "POLARS_MAX_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
     }

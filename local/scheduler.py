@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.names import function_name
 from infra.plan import SWEEPER
+from shared.liveness import show_life
 from shared.settings import FleetSettings
 from shared.telemetry.logs import configure_logging
 
@@ -42,6 +43,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     log.info("scheduler_started", function=name, pid=os.getpid())
     for number in itertools.count(1):
+        show_life()
         if stopped.wait(SWEEP_EVERY_SECONDS):
             break
         try:

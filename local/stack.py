@@ -33,11 +33,9 @@ FOUNDATION_NAMES = (PROCESS_NAME, aws.PROCESS_NAME, CRM_PROCESS_NAME)
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """Where the parts of a stack are reached. Passwords are in it: never log one as a whole."""
+class Addresses:
+    """Where the parts of a stack are reached, wherever they run. Secrets are in it: never log one as a whole."""
 
-    home: Home
-    ports: PortBlock
     crm_url: str
     aws_environment: dict[str, str]
     control_dsn: str = field(repr=False)
@@ -46,6 +44,19 @@ class Stack:
     shop_owner_dsn: str = field(repr=False)
     shop_reader_dsn: str = field(repr=False)
     crm_token: str = field(repr=False)
+    #: The samples name the first; the second is there to try a rotation with.
+    mask_keys: dict[str, str] = field(repr=False)
+
+
+MASK_KEY_IDS = ("k1", "k2")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(Addresses):
+    """A stack of processes on this machine."""
+
+    home: Home
+    ports: PortBlock
     #: The processes that this call started, and those that ran already.
     started: tuple[str, ...] = ()
     already_running: tuple[str, ...] = ()
@@ -126,6 +137,7 @@ def describe(
         shop_owner_dsn=postgres.dsn(SHOP_DATABASE.name, role=SHOP_DATABASE.owner),
         shop_reader_dsn=postgres.dsn(SHOP_DATABASE.name, role=SHOP_READER.role),
         crm_token=read_or_create_password(home, "crm"),
+        mask_keys={name: read_or_create_password(home, f"mask-{name}") for name in MASK_KEY_IDS},
         started=started,
         already_running=already_running,
     )

@@ -2,13 +2,14 @@
 Whether the process of this container still turns: `python -m shared.liveness`, for health checks.
 
 A worker touches the file that ESCLUSA_ALIVE_FILE names each time its loop turns (`shared.celery_sqs.settings`), also
-while tasks run and while SQS is away. Standard library only, and no shell: it runs every few seconds.
+while tasks run and while SQS is away; a command that repeats itself does likewise. Standard library only, and no shell: it runs every few seconds.
 """
 
 import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,13 @@ FILE_VARIABLE: Final = "ESCLUSA_ALIVE_FILE"
 #: Well above the longest that a loop takes to turn: one receive that is given up (ESCLUSA_RECEIVE_TIMEOUT_SECONDS, 20)
 #: and the pause after it (10).
 MAX_SILENCE_SECONDS: Final = 60.0
+
+
+def show_life(environment: Mapping[str, str] = os.environ) -> None:
+    """Touch the file, if one is named. A disk that is full is no reason to stop: the check says so if it lasts."""
+    if name := environment.get(FILE_VARIABLE):
+        with suppress(OSError):
+            Path(name).touch()
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
