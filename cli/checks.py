@@ -29,6 +29,8 @@ class Verdict(StrEnum):
     #: Allowed, and perhaps not meant.
     WARNING = "warning"
     FAILED = "failed"
+    #: Nothing was looked at: there is nothing, or it cannot be looked at without leaving something behind.
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,12 @@ def run_checks(directory: Path, *, only: str | None, connections: Connections) -
         yield from _check_sources(sources, connections.secrets())
         return
     yield from _check_sources(sources, fleet.secrets)
-    yield _tried("ledger", "control database", partial(_ledger_revision, fleet))
+    yield _tried("ledger", "control database", partial(ledger_revision, fleet))
     for source in sources:
         bucket = fleet.settings.bucket(source.name)
         yield _tried("bucket", bucket, partial(_look_into_bucket, fleet, bucket))
     yield from _check_queues(fleet, connections)
-    yield _tried("warehouse", "warehouse", partial(_ask_warehouse, fleet, connections))
+    yield _tried("warehouse", "warehouse", partial(ask_warehouse, fleet, connections))
 
 
 def _chosen(catalog: "Catalog", only: str | None) -> Sequence["Source"]:
@@ -127,7 +129,8 @@ def _fits_into_a_batch(reader: "SourceReader", most: int) -> str:
     return f"{row_count} rows of {most} that a batch can read in time"
 
 
-def _ledger_revision(fleet: "Fleet") -> str:
+def ledger_revision(fleet: "Fleet") -> str:
+    """Return what revision the ledger's tables have, and what to know of it."""
     from infra.migrations import POST, PRE, current, newest, pending
     from shared.ledger.postgres import PostgresLedger
 
@@ -163,7 +166,8 @@ def _look_into_queue(inspector: "QueueInspector", queue: QueueName) -> str:
     return f"{dead.visible} dead letters" if dead.visible else ""
 
 
-def _ask_warehouse(fleet: "Fleet", connections: Connections) -> str:
+def ask_warehouse(fleet: "Fleet", connections: Connections) -> str:
+    """Ask the warehouse for anything."""
     connections.warehouse(fleet).query("SELECT 1", row_limit=1, timeout_seconds=QUERY_SECONDS)
     return ""
 

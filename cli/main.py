@@ -15,6 +15,7 @@ from cli import (
     backfill,
     compact,
     contract,
+    doctor,
     infra,
     local,
     look,
@@ -84,6 +85,7 @@ def version(as_json: JsonOption = False) -> None:
 
 for command in (
     *(local.up, local.down),
+    doctor.doctor,
     migrate.migrate,
     *(sources.discover, sources.check, sources.schema),
     *(plan.enqueue, plan.crontab),

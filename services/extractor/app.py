@@ -52,7 +52,7 @@ def main() -> int:
     app = make_worker_app(
         "extractor",
         queue=WorkerQueue(queue, fleet.queue_url(queue)),
-        settings=WorkerSettings(region=fleet.region),
+        settings=WorkerSettings.beside(fleet),
         task_modules=["services.extractor.tasks"],
     )
     return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))

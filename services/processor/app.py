@@ -44,7 +44,7 @@ def main() -> int:
     app = make_worker_app(
         "processor",
         queue=WorkerQueue(QueueName.PROCESS, fleet.queue_url(QueueName.PROCESS)),
-        settings=WorkerSettings(region=fleet.region),
+        settings=WorkerSettings.beside(fleet),
         task_modules=["services.processor.tasks"],
     )
     return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))

@@ -92,7 +92,7 @@ def main() -> int:
     app = make_worker_app(
         "publisher",
         queue=WorkerQueue(QueueName.PUBLISH, fleet.queue_url(QueueName.PUBLISH)),
-        settings=WorkerSettings(region=fleet.region),
+        settings=WorkerSettings.beside(fleet),
         task_modules=["services.publisher.tasks"],
     )
     return run_worker(app, max_attempts=fleet.max_attempts, require_ledger=partial(require_ledger, fleet))

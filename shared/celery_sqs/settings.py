@@ -7,7 +7,8 @@ from typing import Self
 import structlog
 from pydantic import Field, PositiveInt, model_validator
 
-from shared.settings import MAX_VISIBILITY_SECONDS, BackoffSettings
+from shared.errors import ConfigurationError
+from shared.settings import MAX_VISIBILITY_SECONDS, BackoffSettings, FleetSettings
 from shared.telemetry.settings import MetricsSettings
 
 log = structlog.get_logger()
@@ -19,8 +20,8 @@ class WorkerSettings(BackoffSettings, MetricsSettings):
 
     Two chains of times, each of which has to rise strictly: a task is asked to stop, is killed, and only then
     is its message given up; a receive waits for messages, is given up, and only then is a message that got
-    lost on its way here visible again. The claim of a batch is another matter: it is renewed in the ledger
-    while the task runs (`FleetSettings.claim_lease_seconds`).
+    lost on its way here visible again. The claim of a batch is renewed in the ledger while the task runs, and has
+    to fit in between: see `beside`.
     """
 
     concurrency: PositiveInt = Field(1, description="Tasks at the same time, each in a process of its own.")
@@ -58,6 +59,32 @@ class WorkerSettings(BackoffSettings, MetricsSettings):
     alive_file: Path | None = Field(
         None, description="File touched each time the receive loop turns, for a liveness probe."
     )
+
+    @classmethod
+    def beside(cls, fleet: FleetSettings) -> Self:
+        """
+        Return the settings of a worker of a fleet, whose region they share.
+
+        A claim and a message in hand are renewed each third of their times while a task runs. Only these renewals may
+        outlast the task's limit: were the times themselves as long, then whatever hangs would be over before
+        anybody else might take its batch, and a dead worker's batches would wait as long as the longest task.
+
+        Raises:
+            ConfigurationError: if the lease of a claim or the visibility of a message is not below the hard limit.
+        """
+        settings = cls(region=fleet.region)
+        times = {
+            "ESCLUSA_CLAIM_LEASE_SECONDS": fleet.claim_lease_seconds,
+            "ESCLUSA_VISIBILITY_TIMEOUT_SECONDS": settings.visibility_timeout_seconds,
+        }
+        mistakes = [
+            f"{name} ({seconds}) has to be below ESCLUSA_HARD_TIME_LIMIT_SECONDS ({settings.hard_time_limit_seconds})"
+            for name, seconds in times.items()
+            if seconds >= settings.hard_time_limit_seconds
+        ]
+        if mistakes:
+            raise ConfigurationError("times that contradict each other: " + "; ".join(mistakes))
+        return settings
 
     @property
     def heartbeat_interval_seconds(self) -> float:

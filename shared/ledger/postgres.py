@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import psycopg
 import sqlalchemy
@@ -80,6 +80,12 @@ from shared.ports import BatchTally, LedgerTransaction, MaskTally, OutboxMessage
 Row: TypeAlias = sqlalchemy.Row[Any]
 
 
+STATEMENT_TIMEOUT_SECONDS: Final = 30
+CONNECT_TIMEOUT_SECONDS: Final = 5
+#: A database that answers nothing is given up by then.
+LONGEST_ANSWER_SECONDS: Final = CONNECT_TIMEOUT_SECONDS + STATEMENT_TIMEOUT_SECONDS
+
+
 class PostgresLedger:
     """
     The control database. Connects when first used; nothing is held between transactions but a small pool.
@@ -92,7 +98,11 @@ class PostgresLedger:
     """
 
     def __init__(
-        self, dsn: str, *, statement_timeout_seconds: int = 30, connect_timeout_seconds: int = 5
+        self,
+        dsn: str,
+        *,
+        statement_timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
+        connect_timeout_seconds: int = CONNECT_TIMEOUT_SECONDS,
     ) -> None:
         self._database = Database(
             dsn,

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,25 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from support.commands import Shell
 
+from cli.checks import Verdict
+from cli.context import Connections
+from cli.diagnosis_aws import look_at_bucket, look_at_identity, look_at_queue
+from cli.findings import Finding, Patient
 from infra import matrix
 from infra.deploy import deploy_stack
 from infra.names import host_role_name, role_name
-from infra.plan import SERVICE_ROLES, InlineCode, Plan
+from infra.plan import SERVICE_ROLES, WORKER_QUEUES, InlineCode, Plan
 from infra.templates import shared_template, source_template
 from local import aws
 from local.ports import find_free_port
 from local.processes import Home, supervise
+from shared.catalog import Catalog
 from shared.domain.contracts import Origin, SourceKind
 from shared.domain.files import Area, quarantine_key, raw_key, rejects_key
+from shared.ports import QueueName
+from shared.settings import FleetSettings
 
 PREFIX = "held"
 BUCKET = f"{PREFIX}-shop"
@@ -296,3 +305,61 @@ def test_a_bucket_answers_nobody_who_comes_without_tls(
     finally:
         with suppress(ClientError):
             account.client("s3").delete_bucket_policy(Bucket=BUCKET)
+
+
+# ---- what a doctor finds -------------------------------------------------------------------------------------
+
+
+def examined(
+    account: Account, monkeypatch: pytest.MonkeyPatch, *, role: str, credentials: Mapping[str, str]
+) -> dict[str, Finding]:
+    """What `esclusa doctor` finds of AWS when it is called in a role with some credentials."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": account.endpoint,
+        "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": credentials["SessionToken"],
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = FleetSettings(
+        ledger_dsn="env:LEDGER",
+        bucket_prefix=PREFIX,
+        queue_urls={queue: f"{account.endpoint}/{aws.ACCOUNT_ID}/{PREFIX}-{queue}" for queue in QueueName},
+    )
+    fleet = replace(Shell().fleet, settings=settings)
+    patient = Patient(role, fleet, Connections(), Catalog(Path(), ()), timedelta(seconds=10))
+    found = [look_at_bucket(patient, BUCKET), look_at_identity(patient)]
+    found += [look_at_queue(patient, queue) for queue in WORKER_QUEUES[role]]
+    return {finding.name: finding for finding in found}
+
+
+@pytest.mark.parametrize("role", WORKER_QUEUES)
+def test_a_doctor_finds_that_a_worker_may_do_its_work_and_no_more(
+    account: Account, credentials: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    found = examined(account, monkeypatch, role=role, credentials=credentials[role])
+
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}, found
+    s3 = account.client("s3")
+    assert not s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
+    assert not [
+        version
+        for version in s3.list_object_versions(Bucket=BUCKET).get("Versions", ())
+        if "doctor" in version["Key"]
+    ]
+
+
+def test_a_doctor_finds_what_another_role_lacks_and_what_it_may_beyond(
+    account: Account, credentials: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = examined(account, monkeypatch, role="processor", credentials=credentials["publisher"])
+    beyond = examined(account, monkeypatch, role="publisher", credentials=credentials["processor"])
+
+    bucket = lacking[f"bucket {BUCKET}"]
+    assert bucket.verdict is Verdict.FAILED
+    assert "s3:GetObject in processing/" in bucket.found
+    assert "s3:PutObject in final/ (AccessDenied)" in bucket.found
+    assert lacking["queue process"].verdict is Verdict.FAILED
+    assert "expected the role held-processor" in lacking["identity"].found
+    assert beyond[f"bucket {BUCKET}"].verdict is Verdict.WARNING
+    assert "more than a publisher: processing/" in beyond[f"bucket {BUCKET}"].found
