@@ -33,7 +33,6 @@ from psycopg.types.string import TextLoader
 
 from services.publisher.redshift.data_api import Clock, DataApi, Place
 from services.publisher.redshift.load import Access
-from services.publisher.redshift.plan import Statement
 from services.publisher.redshift.warehouse import RedshiftWarehouse
 from shared.domain.files import Location
 from shared.object_store.memory import MemoryObjectStore
@@ -81,7 +80,7 @@ class FakeDataClient:
     store: MemoryObjectStore
     #: Everything that was sent, in its order.
     sent: list[str] = field(default_factory=list)
-    #: Of a batch that begins with LOCK, so many replies are lost after it was done.
+    #: So many replies to batches are lost after they were done.
     lost_replies: int = 0
     #: So many statuses are answered as unfinished, however it is.
     slow_answers: int = 0
@@ -119,9 +118,9 @@ class FakeDataClient:
             self.before_batch()
             known = self._execute(arguments["Sqls"], {}, in_transaction=True)
             self._tokens[token] = known
-            if self.lost_replies:
-                self.lost_replies -= 1
-                raise EndpointConnectionError(endpoint_url="https://redshift-data")
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise EndpointConnectionError(endpoint_url="https://redshift-data")
         return {"Id": known}
 
     def describe_statement(self, **arguments: Any) -> dict[str, Any]:
@@ -405,8 +404,3 @@ def redshift_warehouse(client: FakeDataClient, store: MemoryObjectStore, **more:
     return RedshiftWarehouse(
         Access(api, store, ROLE, **more), pause=clock.sleep, chance=itertools.cycle([0.5]).__next__
     )
-
-
-def texts(statements: Sequence[Statement]) -> list[str]:
-    """Return the SQL of statements."""
-    return [statement.sql for statement in statements]
