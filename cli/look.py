@@ -485,24 +485,37 @@ def query(
     timeout_seconds: Annotated[
         int,
         typer.Option(
-            "--timeout", min=1, max=3600, metavar="SECONDS", help="The warehouse gives up after so long."
+            "--timeout", min=1, max=3600, metavar="SECONDS", help="No answer takes longer than this."
         ),
     ] = 60,
+    is_lake: Annotated[
+        bool,
+        typer.Option("--lake", help="Ask the committed files in the buckets, by DuckDB on this machine."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """
-    Ask the warehouse, as an analyst would. The statement can change nothing.
+    Ask the warehouse, as an analyst would, or the lake. The statement can change nothing.
 
     Tables are named SOURCE.TABLE. In the table NULL looks like the text NULL; --json tells them apart.
     """
     connections = connections_of(context)
-    warehouse = connections.warehouse(connections.fleet())
+    fleet = connections.fleet()
     from services.publisher.warehouse import QueryFailed
 
     try:
-        answer = warehouse.query(sql, row_limit=limit, timeout_seconds=timeout_seconds)
+        if is_lake:
+            from upkeep.lake_query import query_lake
+
+            answer = query_lake(
+                sql, ledger=fleet.ledger, store=fleet.store, row_limit=limit, timeout_seconds=timeout_seconds
+            )
+        else:
+            warehouse = connections.warehouse(fleet)
+            answer = warehouse.query(sql, row_limit=limit, timeout_seconds=timeout_seconds)
     except QueryFailed as error:
-        raise ConfigurationError(f"the warehouse refused the statement: {error}") from error
+        place = "lake" if is_lake else "warehouse"
+        raise ConfigurationError(f"the {place} refused the statement: {error}") from error
     if as_json:
         print_json({"columns": answer.columns, "rows": answer.rows, "is_cut": answer.is_cut})
         return

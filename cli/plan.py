@@ -198,7 +198,7 @@ def crontab(
 
     They run some minutes behind the full interval: as long as the tables' lag, so that a window is planned as
     soon as it is closed. Further lines count and compare what was published: of the last two days each night, all
-    of it once a week.
+    of it once a week; and each night one compacts the days that are over.
     """
     from shared.catalog import SourceFilesInvalid, read_sources
 
@@ -208,6 +208,7 @@ def crontab(
     lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
     names = [line.source for line in lines] if source else [None]
     recounts, proofs = nightly_lines("recount", _RECOUNTS, names), nightly_lines("prove", _PROOFS, names)
+    compactions = nightly_lines("compact", _COMPACTIONS, names)
     if as_json:
         print_json(
             {
@@ -223,6 +224,9 @@ def crontab(
                 ],
                 "recounts": [{"schedule": schedule, "command": command} for schedule, command in recounts],
                 "proofs": [{"schedule": schedule, "command": command} for schedule, command in proofs],
+                "compactions": [
+                    {"schedule": schedule, "command": command} for schedule, command in compactions
+                ],
             }
         )
         return
@@ -233,7 +237,7 @@ def crontab(
         if line.remark:
             typer.echo(f"# {line.source}: {line.remark}")
         typer.echo(f"{line.schedule} {line.command}")
-    for schedule, command in [*recounts, *proofs]:
+    for schedule, command in [*recounts, *proofs, *compactions]:
         typer.echo(f"{schedule} {command}")
 
 
@@ -263,6 +267,8 @@ NightlySpans = Sequence[tuple[str, list[str]]]
 _RECOUNTS: NightlySpans = (("17 2 * * 1-6", ["--last", "2d"]), ("17 2 * * 0", []))
 #: When published rows are compared.
 _PROOFS: NightlySpans = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
+#: Once the day before was compared.
+_COMPACTIONS: NightlySpans = (("17 5 * * *", []),)
 
 
 def nightly_lines(command: str, spans: NightlySpans, sources: Sequence[str | None]) -> list[tuple[str, str]]:

@@ -14,11 +14,14 @@ from reconciliation import prove
 from reconciliation.findings import Difference, Measure
 from reconciliation.history import Span
 from reconciliation.sides import Side
+from shared.compactions import unread_files
 from shared.domain.batches import Stage
 from shared.domain.contracts import DeleteMode, Deletes, PublishMode, QuarantineLimits, Target
 from shared.domain.counts import Count
 from shared.domain.files import Area
 from shared.errors import Unavailable
+from shared.visible import published_batches
+from upkeep import compact, rollback
 
 ANNA = (1, "Anna", "1.10", hour(0.5))
 EMPTY = (2, "", None, hour(0.75))
@@ -60,6 +63,39 @@ def test_equal_sides_are_found_equal_window_by_window(shop):
     for window in found.windows:
         assert len(set(window.sides.values())) == 1
         assert set(window.sides) == set(Side)
+
+
+def test_a_compacted_table_is_compared_as_before_also_when_the_replaced_files_are_gone(shop):
+    before = shop.prove()
+    tools = compact.Tools(shop.ledger, shop.store, shop.catalog)
+    (group,) = compact.find_groups("shop", "orders", ledger=shop.ledger, covers=lambda _: True)
+    compaction = compact.compact_group(group, tools=tools, detail="test")
+    with shop.ledger.transaction() as tx:
+        for file in unread_files(tx, compaction):
+            shop.store.delete(file.location)
+
+    found = shop.prove()
+
+    assert found.is_equal
+    assert [window.sides for window in found.windows] == [window.sides for window in before.windows]
+
+
+def test_a_table_held_at_an_earlier_state_is_compared_with_what_it_has(shop):
+    tools = rollback.Tools(shop.ledger, shop.store, shop.warehouse, shop.catalog)
+    with shop.ledger.transaction() as tx:
+        second = published_batches(tx, "shop", "orders")[1]
+    plan = rollback.plan_rollback("shop", "orders", to=second.id, tools=tools)
+
+    rollback.carry_out(plan, tools=tools, actor="test", detail="test")
+    held = shop.prove()
+    rollback.carry_out(
+        rollback.plan_forward("shop", "orders", tools=tools), tools=tools, actor="test", detail="test"
+    )
+
+    assert held.is_equal
+    assert len(held.windows) == 2
+    assert shop.prove().is_equal
+    assert len(shop.prove().windows) == 3
 
 
 def test_a_row_that_changed_has_left_its_window_on_every_side(shop):

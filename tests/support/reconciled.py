@@ -93,7 +93,7 @@ class Travelled:
         self.secrets = MemorySecrets({"env:SHOP_DSN": self.dsn, "env:MASK_KEY": MASK_KEY})
         self.warehouse = PostgresWarehouse(self.dsn, store=self.store)
         self._queues = MemoryQueues()
-        self._catalog = MemoryCatalog()
+        self.catalog = MemoryCatalog()
         self.execute(CREATE_ORDERS)
 
     # ---- the source and the warehouse ----------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Travelled:
         return process(assignment, store=self.store)
 
     def _publish(self, assignment: Assignment) -> StageResult:
-        return publish(assignment, warehouse=self.warehouse, catalog=self._catalog)
+        return publish(assignment, warehouse=self.warehouse, catalog=self.catalog)
 
     # ---- counting and comparing -----------------------------------------------------------------------------------------
 

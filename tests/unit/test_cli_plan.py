@@ -130,11 +130,13 @@ def test_what_was_published_is_counted_each_night_and_compared_an_hour_later(sou
     )
     assert counted == [("17 2 * * 1-6", "recount --all --last 2d"), ("17 2 * * 0", "recount --all")]
     assert compared == [("17 3 * * 1-6", "prove --all --from 2d"), ("17 3 * * 0", "prove --all")]
-    assert [line.rpartition("esclusa ")[2] for line in lines[-4:]] == [
+    assert [line["schedule"] for line in document["compactions"]] == ["17 5 * * *"]
+    assert [line.rpartition("esclusa ")[2] for line in lines[-5:]] == [
         "recount --all --source shop --last 2d",
         "recount --all --source shop",
         "prove --all --source shop --from 2d",
         "prove --all --source shop",
+        "compact --all --source shop",
     ]
 
 

@@ -1,0 +1,264 @@
+"""
+A person's question to the lake, answered on this machine: DuckDB over exactly the committed files.
+
+Which files these are, the ledger says; what is in them, our own object store reads. DuckDB itself opens nothing: before
+it sees the person's SQL it is shut off from files and networks, and its settings are locked.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.publisher.catalog import BATCH_KEY, DAY_KEY, describe_column
+from services.publisher.warehouse import QueryFailed, QueryResult
+from shared.domain.contracts import Column, ColumnKind, ColumnType, TableContract
+from shared.errors import EsclusaError
+from shared.ports import Ledger, ObjectStore
+from shared.visible import VisibleFile, visible_files
+from upkeep.store_files import StoreFiles
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow.dataset as pads
+
+#: What a question may take of this machine; it never spills to the disk.
+MEMORY_LIMIT = "2GB"
+THREADS = 4
+
+MAX_NAMES_TOLD = 20
+
+_TYPES = {
+    ColumnKind.STRING: "VARCHAR",
+    ColumnKind.BOOLEAN: "BOOLEAN",
+    ColumnKind.INT16: "SMALLINT",
+    ColumnKind.INT32: "INTEGER",
+    ColumnKind.INT64: "BIGINT",
+    ColumnKind.FLOAT32: "REAL",
+    ColumnKind.FLOAT64: "DOUBLE",
+    ColumnKind.DATE: "DATE",
+    ColumnKind.TIMESTAMP: "TIMESTAMP",
+    # As in every external table: in UTC, and the comment says so.
+    ColumnKind.TIMESTAMPTZ: "TIMESTAMP",
+    ColumnKind.JSON: "VARCHAR",
+    ColumnKind.BINARY: "BLOB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LakeTable:
+    """A table as the ledger shows it at one moment."""
+
+    source: str
+    name: str
+    #: By version: those under which its files are written. The newest says what people see.
+    contracts: Mapping[int, TableContract]
+    files: tuple[VisibleFile, ...]
+
+    @property
+    def newest(self) -> TableContract:
+        """The contract whose columns and masks the table has."""
+        return self.contracts[max(self.contracts)]
+
+
+def query_lake(
+    sql: str, *, ledger: Ledger, store: ObjectStore, row_limit: int, timeout_seconds: float
+) -> QueryResult:
+    """
+    Answer one SELECT over the tables of the lake, which are named `<source>.<table>`.
+
+    Raises:
+        QueryFailed: if it is no SELECT, DuckDB refuses it, or it takes too long.
+        ObjectNotFound: if a file is gone that the ledger lists.
+        Unavailable: if ledger or store do not answer.
+    """
+    import duckdb
+
+    # Nothing of this process can be named in SQL, such as its variables.
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "python_enable_replacements": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": MEMORY_LIMIT,
+        "threads": str(THREADS),
+        "temp_directory": "",
+    }
+    with duckdb.connect(":memory:", config=config) as connection, _told(timeout_seconds, ledger):
+        wanted = _tables_named(connection, sql)
+        files = StoreFiles(store)
+        for table in _lake_tables(ledger, wanted):
+            _show(connection, table, files)
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        with files.failures_raised():
+            return _answer(connection, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
+
+
+# ---- what is asked for -------------------------------------------------------------------------------------
+
+
+def _tables_named(connection: "duckdb.DuckDBPyConnection", sql: str) -> set[str]:
+    """Return the tables that a statement names, in lower case; DuckDB does not tell cases apart."""
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise QueryFailed(
+            "expected one SELECT, found "
+            + ("another statement" if len(statements) == 1 else f"{len(statements)}")
+        )
+    return {name.lower() for name in connection.get_table_names(sql, qualified=True)}
+
+
+def _lake_tables(ledger: Ledger, wanted: set[str]) -> list[LakeTable]:
+    with ledger.transaction() as tx:
+        known = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
+        found = {}
+        for source, table in known:
+            name = _name(source, table).lower()
+            # DuckDB quotes a name where it has to.
+            spellings = {
+                f"{one}.{other}" for one in (source, _quoted(source)) for other in (table, _quoted(table))
+            }
+            if not wanted & {spelling.lower() for spelling in spellings}:
+                continue
+            if name in found:
+                raise QueryFailed(
+                    f"{source}.{table}: another table of the source has the same name but for upper and lower case, and "
+                    "DuckDB cannot tell them apart"
+                )
+            files = tuple(visible_files(tx, source, table))
+            versions = {file.contract_version for file in files}
+            contracts = {version: tx.contract(source, table, version).contract for version in versions}
+            if contracts:
+                found[name] = LakeTable(source, table, contracts, files)
+    return list(found.values())
+
+
+# ---- the tables --------------------------------------------------------------------------------------------
+
+
+def _show(connection: "duckdb.DuckDBPyConnection", table: LakeTable, files: StoreFiles) -> None:
+    """Create the view of a table: what its files hold, in the columns of its newest contract."""
+    parts = []
+    for version, contract in sorted(table.contracts.items()):
+        own = [file for file in table.files if file.contract_version == version]
+        registered = f"esclusa files {table.source}.{table.name} {version}"
+        connection.register(registered, _dataset(own, contract, files))
+        parts.append(f"SELECT {_selected(contract, table.newest)} FROM {_quoted(registered)}")
+    view = _name(table.source, table.name)
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(table.source)}")
+    connection.execute(f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}")
+    connection.execute(
+        f"COMMENT ON VIEW {view} IS {_text(f'{table.source}.{table.name}: all versions of a row')}"
+    )
+    for column in table.newest.output_columns:
+        if comment := describe_column(column):
+            connection.execute(f"COMMENT ON COLUMN {view}.{_quoted(column.name)} IS {_text(comment)}")
+
+
+def _dataset(visible: Sequence[VisibleFile], contract: TableContract, files: StoreFiles) -> "pads.Dataset":
+    """Return the files of one contract, each with the partition keys under which the catalog shows it."""
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    from services.processor.parquet import arrow_schema
+
+    schema = (
+        arrow_schema(contract).append(pa.field(DAY_KEY, pa.string())).append(pa.field(BATCH_KEY, pa.string()))
+    )
+    reader = pads.ParquetFileFormat()
+    filesystem = files.filesystem([one.file for one in visible])
+    fragments = [
+        reader.make_fragment(
+            str(one.file.location),
+            filesystem=filesystem,
+            partition_expression=(pads.field(DAY_KEY) == one.day) & (pads.field(BATCH_KEY) == one.batch_id),
+        )
+        for one in visible
+    ]
+    return pads.FileSystemDataset(fragments, schema, reader, filesystem)
+
+
+def _selected(contract: TableContract, newest: TableContract) -> str:
+    """
+    Return the columns of the newest contract as files of an older one have them.
+
+    A column they lack is NULL, a narrower type is widened, and what they have in clear and is masked by now is not shown.
+    """
+    there = {column.name: column for column in contract.output_columns}
+    selected = [_as_now(there.get(column.name), column) for column in newest.output_columns]
+    return ", ".join([*selected, DAY_KEY, BATCH_KEY])
+
+
+def _as_now(there: Column | None, column: Column) -> str:
+    type_ = duckdb_type(column.output_type)
+    is_clear = there is not None and column.mask.changes_values and not there.mask.changes_values
+    value = "NULL" if there is None or is_clear else _quoted(column.name)
+    return f"CAST({value} AS {type_}) AS {_quoted(column.name)}"
+
+
+def duckdb_type(type_: ColumnType) -> str:
+    """
+    Return the type of a column in DuckDB.
+
+    >>> duckdb_type(ColumnType.parse("decimal(12,2)"))
+    'DECIMAL(12,2)'
+    """
+    if type_.kind is ColumnKind.DECIMAL:
+        return f"DECIMAL({type_.precision},{type_.scale})"
+    return _TYPES[type_.kind]
+
+
+def _name(source: str, table: str) -> str:
+    return f"{_quoted(source)}.{_quoted(table)}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ---- the answer --------------------------------------------------------------------------------------------
+
+
+def _answer(
+    connection: "duckdb.DuckDBPyConnection", sql: str, *, row_limit: int, timeout_seconds: float
+) -> QueryResult:
+    timer = threading.Timer(timeout_seconds, connection.interrupt)
+    timer.start()
+    try:
+        answer = connection.execute(sql)
+        columns = tuple(column[0] for column in answer.description or ())
+        rows = tuple(answer.fetchmany(row_limit + 1))
+    finally:
+        timer.cancel()
+    return QueryResult(columns, rows[:row_limit], is_cut=len(rows) > row_limit)
+
+
+@contextmanager
+def _told(timeout_seconds: float, ledger: Ledger) -> Iterator[None]:
+    """Say errors of DuckDB as they are: to the person who asked, about their own statement."""
+    import duckdb
+
+    try:
+        yield
+    except EsclusaError:
+        raise
+    except duckdb.InterruptException:
+        raise QueryFailed(f"the answer took longer than {timeout_seconds:g} seconds") from None
+    except duckdb.CatalogException as error:
+        raise QueryFailed(f"{str(error).strip()}\n{_names_told(ledger)}") from None
+    except duckdb.Error as error:
+        raise QueryFailed(str(error).strip()) from None
+
+
+def _names_told(ledger: Ledger) -> str:
+    with ledger.transaction() as tx:
+        known = [f"{version.contract.source}.{version.contract.table}" for version in tx.latest_contracts()]
+    more = f" and {len(known) - MAX_NAMES_TOLD} more" if len(known) > MAX_NAMES_TOLD else ""
+    return f"the lake has {', '.join(known[:MAX_NAMES_TOLD]) or 'no table yet'}{more}"
