@@ -43,7 +43,11 @@ def _measure(column: pa.ChunkedArray) -> ColumnMeasure:
         total = pc.sum(column.cast(pa.decimal128(38, type_.scale))).as_py() or Decimal(0)
         return ColumnMeasure(null_count, total=int(total.scaleb(type_.scale, context=_EXACT)))
     if pa.types.is_date(type_) or pa.types.is_timestamp(type_):
-        ends = pc.min_max(column).as_py()
+        try:
+            ends = pc.min_max(column).as_py()
+        except (OverflowError, ValueError):
+            # The years 10000 and 1 BC are in a column, and not in Python's calendar.
+            return ColumnMeasure(null_count)
         return ColumnMeasure(null_count, earliest=_iso(ends["min"]), latest=_iso(ends["max"]))
     return ColumnMeasure(null_count)
 
