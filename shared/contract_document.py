@@ -19,6 +19,7 @@ _CONTRACT = TypeAdapter(TableContract)
 #: that says nothing of them stays, and no table gets a new version.
 _LATER_FIELDS: Mapping[tuple[str, ...], object] = {
     ("query",): None,
+    ("key_ranges",): None,
     ("publishing", "sort_key"): [],
     ("publishing", "dist_key"): "",
 }

@@ -32,7 +32,7 @@ from shared.domain.contracts import (
     have_same_keys,
     keys_of,
 )
-from shared.domain.counts import broken_sum
+from shared.domain.counts import Count, broken_sum
 from shared.domain.files import (
     NEXT_AREA,
     TRANSIENT_AREAS,
@@ -44,11 +44,19 @@ from shared.domain.files import (
     ParsedKey,
     raw_key,
 )
+from shared.domain.key_ranges import Interval, KnownCells, RangeReading
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceGuard
 from shared.domain.traces import TraceParent, trace_id_of
-from shared.domain.windows import PlannedWindow, is_key_sweep, rejects_slot, rejects_slot_number
+from shared.domain.windows import (
+    KEY_SWEEP_SLOT_PREFIX,
+    SNAPSHOT_SLOT_PREFIX,
+    PlannedWindow,
+    is_key_sweep,
+    rejects_slot,
+    rejects_slot_number,
+)
 from shared.errors import LostLease, Refused
 from shared.messages import clean_message, gate_message, set_aside_message, task_message
 from shared.ports import LedgerTransaction, OutboxMessage, QueueName
@@ -73,6 +81,19 @@ QUEUE_STAGES = {queue: stage for stage, queue in _STAGE_QUEUES.items()} | {Queue
 
 _STAGE_WAITING_IN = {states.waiting: stage for stage, states in STAGE_STATES.items()}
 _AREA_CHECKED_IN = {checked: area for area, (checked, _) in GATE_STATES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedRows:
+    """Rows that a batch takes over from another one: those whose key lies in none of some ranges."""
+
+    #: The other one.
+    batch_id: str
+    #: Its committed files; none if they are gone.
+    files: tuple[DataFile, ...]
+    column: str
+    #: What was read anew.
+    intervals: tuple[Interval, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,6 +618,58 @@ def key_sweep_of(tx: LedgerTransaction, batch: Batch) -> KeySweep | None:
         lag=own.cursor.lag if own.cursor else timedelta(0),
         versions=tuple(version for version, contract in contracts.items() if have_same_keys(contract, own)),
     )
+
+
+def known_cells_of(tx: LedgerTransaction, batch: Batch, contract: TableContract) -> KnownCells | None:
+    """
+    Return what the last published batch of its kind has of a table that is read by ranges of its key; None if nothing.
+
+    It is what that batch read, and is known by being published: there is no other record of it that could be ahead or
+    behind. Under another contract nothing is known, nor of a batch that rejected rows: they would be missing unnoticed.
+    """
+    if not contract.is_read_by_ranges:
+        return None
+    prefix = KEY_SWEEP_SLOT_PREFIX if is_key_sweep(batch.slot) else SNAPSHOT_SLOT_PREFIX
+    published = tx.batches(
+        source=batch.source,
+        table=batch.table,
+        states=[BatchState.PUBLISHED],
+        slot_prefix=prefix,
+        newest_first=True,
+        limit=1,
+    )
+    for before in published:
+        reading = _range_reading_of(tx, before)
+        is_alike = before.contract_version == batch.contract_version
+        if reading is None or not is_alike or before.counts.get(Count.ROWS_REJECTED):
+            return None
+        if _rows_of(tx, before) is not None:
+            return KnownCells(before.id, reading.bits, reading.digests)
+    return None
+
+
+def carried_rows_of(tx: LedgerTransaction, batch: Batch) -> CarriedRows | None:
+    """Return what a batch that was read by ranges takes over of another one; None if it takes over nothing."""
+    reading = _range_reading_of(tx, batch)
+    if reading is None or reading.baseline is None:
+        return None
+    before = tx.batch(reading.baseline)
+    files = _rows_of(tx, before) if before is not None else None
+    return CarriedRows(reading.baseline, tuple(files or ()), reading.column, reading.intervals)
+
+
+def _range_reading_of(tx: LedgerTransaction, batch: Batch) -> RangeReading | None:
+    manifest = tx.manifest(batch.id, Stage.EXTRACT, batch.attempt_number(Stage.EXTRACT))
+    return RangeReading.from_entry((manifest or {}).get("ranges"))
+
+
+def _rows_of(tx: LedgerTransaction, batch: Batch) -> list[DataFile] | None:
+    """Return the committed files of a batch, if all of its rows are still there."""
+    files = tx.files(
+        batch_id=batch.id, areas=[Area.FINAL], attempt=batch.committed_attempt, present_only=True
+    )
+    row_count = sum(file.record_count for file in files)
+    return files if files and row_count == batch.counts.get(Count.ROWS_IN_FINAL) else None
 
 
 def replay(

@@ -153,10 +153,15 @@ class LedgerTransaction(Protocol):
         table: str | None = None,
         states: Collection[BatchState] | None = None,
         bulk_only: bool = False,
+        slot_prefix: str = "",
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
-        """Return batches by the time they were planned. `bulk_only`: parts of first loads and of backfills."""
+        """
+        Return batches by the time they were planned.
+
+        `bulk_only`: parts of first loads and of backfills. `slot_prefix`: those alone whose slot begins so.
+        """
         ...
 
     def batch_tallies(self, *, states: Collection[BatchState] | None = None) -> list[BatchTally]:

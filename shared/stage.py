@@ -13,12 +13,13 @@ from shared import lifecycle
 from shared.domain.batches import Attempt, Batch, Stage
 from shared.domain.contracts import KeySweep, TableContract
 from shared.domain.files import Area, DataFile
+from shared.domain.key_ranges import KnownCells
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.domain.sources import SourceLimits
 from shared.domain.traces import TraceParent
 from shared.errors import Interrupted, LostLease, Refused, SourceUnavailable, Unavailable
-from shared.lifecycle import StageResult
+from shared.lifecycle import CarriedRows, StageResult
 from shared.outbox import send_pending
 from shared.ports import Ledger, QueueSender
 from shared.stage_record import StageRecord, recorded
@@ -51,6 +52,10 @@ class Assignment:
     published_row_count: int = 0
     #: Of publish: the rollback that holds the table at an earlier state; empty if none does.
     rollback_id: str = ""
+    #: Of extract, of a table that is read by ranges: what was published of it.
+    known_cells: KnownCells | None = None
+    #: Of process, of such a table: what is taken over as it was.
+    carried: CarriedRows | None = None
 
 
 class Outcome(StrEnum):
@@ -178,8 +183,10 @@ def _claim(
         source_limits = tx.source_guard(batch.source).limits if stage is Stage.EXTRACT else SourceLimits()
         sweep = lifecycle.key_sweep_of(tx, batch)
         assignment = Assignment(attempt, batch, contract, tuple(files), source_limits, sweep)
-        if stage is not Stage.PUBLISH:
-            return assignment
+        if stage is Stage.EXTRACT:
+            return replace(assignment, known_cells=lifecycle.known_cells_of(tx, batch, contract))
+        if stage is Stage.PROCESS:
+            return replace(assignment, carried=lifecycle.carried_rows_of(tx, batch))
         rollback = rollback_of(tx, batch.source, batch.table)
         return replace(
             assignment,

@@ -15,11 +15,13 @@ import structlog
 from services.extractor.masking import MaskedChunk, Masking, prepare_masking
 from services.extractor.pace import Pace
 from services.extractor.parts import PartWriter
-from services.extractor.readers import Chunk, SourceColumn, SourceReader, SourceSnapshot
+from services.extractor.ranges import choose_ranges
+from services.extractor.readers import Chunk, RangedSnapshot, SourceColumn, SourceReader, SourceSnapshot
 from shared.csv_dialect import DIALECT
 from shared.domain.contracts import Column, MaskEvidence, MaskKind, TableContract
 from shared.domain.counts import Count
 from shared.domain.files import DataFile
+from shared.domain.key_ranges import RangeReading
 from shared.domain.reasons import Reason
 from shared.domain.windows import horizon_of, slot_of
 from shared.errors import Refused, SourceConflict, Unavailable
@@ -63,8 +65,9 @@ def extract(
         PartWriter(assignment, store=store, part_size_in_bytes=part_size_in_bytes) as parts,
     ):
         require_closed_window(assignment, snapshot)
+        ranges = choose_ranges(assignment, snapshot, secrets=secrets)
         with (
-            closing(snapshot.read()) as read_chunks,
+            closing(read(snapshot, ranges)) as read_chunks,
             closing(pace.keep(read_chunks)) as chunks,
             closing(mask_ahead(chunks, masking)) as masked_chunks,
         ):
@@ -79,7 +82,9 @@ def extract(
     return StageResult(
         files=files,
         counts=counts,
-        manifest=describe(assignment, files, snapshot=snapshot, new_columns=new_columns, counts=counts),
+        manifest=describe(
+            assignment, files, snapshot=snapshot, new_columns=new_columns, counts=counts, ranges=ranges
+        ),
         evidence=collect_evidence(assignment, masked_value_counts, new_columns=new_columns),
     )
 
@@ -110,6 +115,13 @@ def require_closed_window(assignment: Assignment, snapshot: SourceSnapshot) -> N
             f"{place}: a transaction that began {slot_of(snapshot.open_since)} has written and is still open; what it "
             f"commits may belong to this window, which ends {slot_of(assignment.batch.window.end)}"
         )
+
+
+def read(snapshot: SourceSnapshot, ranges: RangeReading | None) -> Generator[Chunk, None, None]:
+    """Read what a batch is to read: all rows of the window, or those of the ranges that changed."""
+    if ranges is not None and isinstance(snapshot, RangedSnapshot):
+        return snapshot.read_ranges(ranges.column, ranges.intervals)
+    return snapshot.read()
 
 
 def mask_ahead(chunks: Iterator[Chunk], masking: Masking) -> Generator[MaskedChunk, None, None]:
@@ -182,6 +194,7 @@ def describe(
     snapshot: SourceSnapshot,
     new_columns: Sequence[SourceColumn],
     counts: Mapping[str, int],
+    ranges: RangeReading | None = None,
 ) -> dict[str, object]:
     """Return the manifest of the batch: JSON values only, and all that a stranger needs to read its files."""
     contract, batch = assignment.contract, assignment.batch
@@ -212,6 +225,7 @@ def describe(
         ],
         "parts": [_describe_file(file) for file in files],
         "counts": {str(name): count for name, count in counts.items()},
+        **({} if ranges is None else {"ranges": ranges.entry()}),
     }
 
 

@@ -3,11 +3,13 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
 import structlog
 
+from services.processor.carry_over import CarriedFrames
 from services.processor.checksum import Checksum, fingerprint
 from services.processor.conform import conform
 from services.processor.decode import decode, fetch, position_name
@@ -78,8 +80,9 @@ def process(
         frames = _accepted_frames(
             assignment, rejects, store=store, folder=folder, block_size_in_bytes=block_size_in_bytes
         )
+        carried = CarriedFrames(assignment, store=store, folder=folder)
         groups = row_groups(
-            summed.passed_on(frames),
+            summed.passed_on(chain(frames, carried.frames())),
             schema=layout.schema,
             text_size_in_bytes=min(ROW_GROUP_TEXT_IN_BYTES, target_file_size_in_bytes),
         )
@@ -90,7 +93,7 @@ def process(
         final = [_upload_part(assignment, part, number, store=store) for number, part in enumerate(latest)]
     return StageResult(
         files=[*final, *set_aside],
-        counts=_counts(accepted, latest, rejects),
+        counts=_counts(accepted, latest, rejects, carried_count=carried.row_count),
         manifest=_manifest(assignment, final, rejects, accepted=summed.checksum),
     )
 
@@ -259,9 +262,12 @@ def _row_count(parts: Sequence[Part]) -> int:
     return sum(part.record_count for part in parts)
 
 
-def _counts(accepted: Sequence[Part], latest: Sequence[Part], rejects: Rejects) -> dict[str, int]:
+def _counts(
+    accepted: Sequence[Part], latest: Sequence[Part], rejects: Rejects, *, carried_count: int
+) -> dict[str, int]:
     return {
-        Count.ROWS_DECODED: _row_count(accepted) + rejects.row_count,
+        Count.ROWS_DECODED: _row_count(accepted) + rejects.row_count - carried_count,
+        **({Count.ROWS_CARRIED_OVER: carried_count} if carried_count else {}),
         Count.ROWS_REJECTED: rejects.row_count,
         Count.ROWS_DEDUPLICATED: _row_count(accepted) - _row_count(latest),
         Count.ROWS_IN_FINAL: _row_count(latest),

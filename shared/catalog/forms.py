@@ -439,6 +439,14 @@ class DeletesForm(Form):
         return self
 
 
+class KeyRangesForm(Form):
+    """Snapshots and key sweeps read the ranges of the key that changed, and take the rest over."""
+
+    rows_per_range: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        10_000, description="About so many rows are compared at once; there are 4096 ranges at most."
+    )
+
+
 class PublishForm(Form):
     """What a batch does to the table that analysts see."""
 
@@ -514,6 +522,11 @@ class DatabaseTableForm(TableForm):
         None,
         description="Instead of relation: one SELECT. :window_start and :window_end in it are bound as values of the "
         "cursor's type.",
+    )
+    key_ranges: KeyRangesForm | None = Field(
+        None,
+        description="Of a snapshot, and of a key sweep, only the ranges of the key are read that changed since the one "
+        "before, by count and checksum.",
     )
     key_is_unique: bool = Field(
         False,

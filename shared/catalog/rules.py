@@ -89,6 +89,10 @@ def check_source(
         check_table(draft, source.schedule, document=document)
         if isinstance(draft.form, DatabaseTableForm) and draft.sound("relation", "query"):
             _check_origin(draft, draft.form, source, document)
+        if isinstance(draft.form, DatabaseTableForm) and draft.sound(
+            "key_ranges", "key", "cursor", "deletes"
+        ):
+            _check_key_ranges(draft, draft.form, source, wrong, document)
         if not {"limits", "schedule"} & wrong and draft.sound("schedule", "cursor"):
             _check_pace(draft, source, document)
 
@@ -562,6 +566,46 @@ def _check_key_sweep(draft: TableDraft, document: Document) -> None:
             at,
             expected="a native table to delete rows in: publish.target native or both",
             found="publish.target external",
+        )
+
+
+def _check_key_ranges(
+    draft: TableDraft,
+    form: DatabaseTableForm,
+    source: AnySourceForm,
+    wrong: frozenset[str],
+    document: Document,
+) -> None:
+    if form.key_ranges is None:
+        return
+    at: FieldPath = (*draft.path, "key_ranges")
+    is_swept = form.deletes is not None and form.deletes.sweep is not None
+    if form.cursor is not None and not is_swept:
+        document.report(
+            at,
+            expected="it without a cursor, or with deletes: {sweep: …}: a window is read whole",
+            found="a cursor and no sweep",
+        )
+    columns = [draft.columns.get(name) for name in form.key]
+    if all(columns) and not any(
+        column and column.type.kind in COUNTING_KINDS and column.mask and column.mask.word is MaskWord.KEEP
+        for column in columns
+    ):
+        document.report(
+            at,
+            expected="a key with a column of type int16, int32 or int64 and mask keep, by which it is cut into ranges",
+            found=f"the key {', '.join(map(shown, form.key))}" if form.key else "no key",
+        )
+    is_masked = any(
+        column and column.mask and leaves(column.mask) and column.mask.word is not MaskWord.KEEP
+        for column in draft.columns.values()
+    )
+    if is_masked and not _MASK_KEY_FIELDS & wrong and not source.mask_key:
+        document.report(
+            at,
+            expected="mask_key and mask_key_id in the source, since columns are masked: what their rows add up to is kept "
+            "under that key, or anybody could try values on it",
+            found="neither",
         )
 
 

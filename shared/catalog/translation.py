@@ -27,6 +27,7 @@ from shared.domain.contracts import (
     Cursor,
     DeleteMode,
     Deletes,
+    KeyRanges,
     Mask,
     MaskKind,
     Origin,
@@ -66,7 +67,12 @@ def table_contract(
         key_is_unique=not isinstance(table, RestTableForm) and table.key_is_unique,
         options=_texts(table.options) if isinstance(table, RestTableForm) else {},
         query=source_query(source, table, columns) if isinstance(table, DatabaseTableForm) else None,
+        key_ranges=_key_ranges(table) if isinstance(table, DatabaseTableForm) else None,
     )
+
+
+def _key_ranges(table: DatabaseTableForm) -> KeyRanges | None:
+    return KeyRanges(table.key_ranges.rows_per_range) if table.key_ranges else None
 
 
 def source_query(

@@ -316,6 +316,14 @@ class QuarantineLimits:
         return rejected <= self.max_rejected_rows and rejected <= self.max_rejected_ratio * total
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRanges:
+    """How a table that is read whole is compared with what was read before, range of keys by range of keys."""
+
+    #: About so many rows are compared at once.
+    rows_per_range: int = 10_000
+
+
 class SourceKind(StrEnum):
     """What reads a source."""
 
@@ -370,6 +378,8 @@ class TableContract:
     options: Mapping[str, str] = field(default_factory=dict)
     #: For databases: what is read in the place of a table.
     query: SourceQuery | None = None
+    #: For databases: of a snapshot, and of a key sweep, only the ranges that changed are read.
+    key_ranges: KeyRanges | None = None
 
     @property
     def source(self) -> str:
@@ -390,6 +400,20 @@ class TableContract:
     def read_columns(self) -> tuple[Column, ...]:
         """The columns that are read from the source, in their order. The others of the files are made from them."""
         return tuple(column for column in self.output_columns if not column.made_from)
+
+    @property
+    def range_column(self) -> str | None:
+        """The first column of the key that is a whole number and leaves as it is; None if there is none."""
+        for name in self.key:
+            column = self.column(name)
+            if column.type.kind in COUNTING_KINDS and column.mask.kind is MaskKind.KEEP:
+                return name
+        return None
+
+    @property
+    def is_read_by_ranges(self) -> bool:
+        """Whether a batch reads the whole table, and of that the ranges that changed."""
+        return self.key_ranges is not None and self.cursor is None and self.range_column is not None
 
     @property
     def cursor_scale(self) -> CursorScale | None:

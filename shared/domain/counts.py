@@ -21,6 +21,8 @@ class Count(StrEnum):
     ROWS_REJECTED = "rows_rejected"
     #: Rows that a later version of the same key in the same batch replaced.
     ROWS_DEDUPLICATED = "rows_deduplicated"
+    #: Rows of the snapshot or key sweep before, taken over with the ranges of keys that did not change since.
+    ROWS_CARRIED_OVER = "rows_carried_over"
     #: Rows in the Parquet files.
     ROWS_IN_FINAL = "rows_in_final"
     #: Rows staged in the warehouse.
@@ -39,12 +41,15 @@ class Count(StrEnum):
     COLUMNS_MASKED = "columns_masked"
 
 
-#: Per stage: the left count equals the sum of the right ones.
-SUMS: dict[Stage, tuple[tuple[Count, tuple[Count, ...]], ...]] = {
-    Stage.EXTRACT: ((Count.ROWS_READ, (Count.ROWS_WRITTEN, Count.ROWS_OUTSIDE_WINDOW)),),
+#: Per stage: the sum of the left counts equals that of the right ones.
+SUMS: dict[Stage, tuple[tuple[tuple[Count, ...], tuple[Count, ...]], ...]] = {
+    Stage.EXTRACT: (((Count.ROWS_READ,), (Count.ROWS_WRITTEN, Count.ROWS_OUTSIDE_WINDOW)),),
     Stage.PROCESS: (
-        (Count.ROWS_WRITTEN, (Count.ROWS_DECODED,)),
-        (Count.ROWS_DECODED, (Count.ROWS_IN_FINAL, Count.ROWS_REJECTED, Count.ROWS_DEDUPLICATED)),
+        ((Count.ROWS_WRITTEN,), (Count.ROWS_DECODED,)),
+        (
+            (Count.ROWS_DECODED, Count.ROWS_CARRIED_OVER),
+            (Count.ROWS_IN_FINAL, Count.ROWS_REJECTED, Count.ROWS_DEDUPLICATED),
+        ),
     ),
     Stage.PUBLISH: (),
 }
@@ -58,7 +63,9 @@ def broken_sum(stage: Stage, counts: Mapping[str, int]) -> str | None:
     'rows_read is 3, but rows_written + rows_outside_window is 2'
     """
     for whole, parts in SUMS[stage]:
-        total = sum(counts.get(part, 0) for part in parts)
-        if counts.get(whole, 0) != total:
-            return f"{whole} is {counts.get(whole, 0)}, but {' + '.join(parts)} is {total}"
+        expected, total = (sum(counts.get(name, 0) for name in names) for names in (whole, parts))
+        if expected != total:
+            # What no batch but a few has is not named where it is none.
+            named = " + ".join(name for name in whole if name is whole[0] or counts.get(name))
+            return f"{named} is {expected}, but {' + '.join(parts)} is {total}"
     return None

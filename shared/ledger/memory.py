@@ -211,6 +211,7 @@ class _MemoryTransaction:
         table: str | None = None,
         states: Collection[BatchState] | None = None,
         bulk_only: bool = False,
+        slot_prefix: str = "",
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
@@ -221,6 +222,7 @@ class _MemoryTransaction:
             and (table is None or batch.table == table)
             and (states is None or batch.state in states)
             and (batch.is_bulk or not bulk_only)
+            and batch.slot.startswith(slot_prefix)
         ]
         found.sort(key=lambda batch: (batch.planned_at, batch.id), reverse=newest_first)
         return found[:limit]

@@ -285,6 +285,7 @@ class _PostgresTransaction:
         table: str | None = None,
         states: Collection[BatchState] | None = None,
         bulk_only: bool = False,
+        slot_prefix: str = "",
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Batch]:
@@ -297,6 +298,8 @@ class _PostgresTransaction:
             query = query.where(_batch.c.state.in_(states))
         if bulk_only:
             query = query.where(_batch.c.is_bulk)
+        if slot_prefix:
+            query = query.where(_batch.c.slot.startswith(slot_prefix, autoescape=True))
         if newest_first:
             query = query.order_by(_batch.c.planned_at.desc(), _batch.c.id.desc())
         else:

@@ -12,6 +12,7 @@ import pytest
 from support.databases import MariaDbDatabase, PostgresDatabase, Source
 from support.extraction import HMAC, KEEP, WINDOW, column, updated_at
 from support.reading import (
+    FEWER_WAYS,
     extract,
     is_mariadb,
     is_sqlite,
@@ -30,18 +31,7 @@ from shared.domain.windows import Extent, Window
 AFTER_AN_ALTER = timedelta(seconds=0.3)
 
 
-#: Each product, each mechanism of description, and each driver that binds.
-_WAYS = [
-    "postgres natively",
-    "postgres by odbc",
-    "mariadb by odbc",
-    "mariadb by sqlalchemy",
-    "sqlite by odbc",
-    "sqlite by sqlalchemy",
-]
-
-
-@pytest.fixture(params=_WAYS)
+@pytest.fixture(params=FEWER_WAYS)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
     """A fresh database, and one of the ways to read it."""
     with source_by(request, tmp_path) as found:

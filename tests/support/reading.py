@@ -38,6 +38,17 @@ WAYS = {
 }
 
 
+#: Each product, and each driver that binds and streams in its own way.
+FEWER_WAYS = [
+    "postgres natively",
+    "postgres by odbc",
+    "mariadb by odbc",
+    "mariadb by sqlalchemy",
+    "sqlite by odbc",
+    "sqlite by sqlalchemy",
+]
+
+
 @contextmanager
 def source_by(request: pytest.FixtureRequest, directory: Path) -> Iterator[Source]:
     """A fresh database, read in the way that the parameter of a fixture names."""

@@ -11,6 +11,7 @@ from services.extractor.readers import conditions_of
 from services.extractor.readers.postgres import origin_of
 from shared.catalog import SourceFilesInvalid, load_sources
 from shared.catalog.queries import parse_query
+from shared.domain.contracts import KeyRanges
 from shared.domain.source_queries import Placeholder, SourceQuery
 from shared.domain.windows import Window
 
@@ -192,3 +193,58 @@ def test_a_table_has_its_name_and_no_values() -> None:
     contract = make_contract([column("id")])
 
     assert origin_of(contract, []).as_string() == '"public"."customers"'
+
+
+# ---- ranges of keys ----------------------------------------------------------------------------------------
+
+RANGED = """\
+name: shop
+kind: postgres
+connection: {dsn: env:SHOP_DSN}
+mask_key: env:K
+mask_key_id: k1
+tables:
+  rates:
+    relation: public.rates
+    columns:
+      code: {nullable: false, mask: keep}
+      id: {type: int64, nullable: false, mask: keep}
+      holder: {mask: last4}
+    key: [code, id]
+    key_ranges: {rows_per_range: 500}
+    publish: {mode: replace}
+"""
+
+
+def test_a_table_without_a_cursor_may_be_read_by_ranges_of_its_key(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(RANGED)
+
+    (contract,) = load_sources(tmp_path).contracts()
+
+    assert contract.key_ranges == KeyRanges(500)
+    assert (contract.range_column, contract.is_read_by_ranges) == ("id", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("type: int64, ", ""),
+         "by which it is cut into ranges, found the key 'code', 'id'"),
+        (lambda text: text.replace("key: [code, id]", "key: []"), "found no key"),
+        (lambda text: text.replace("mask_key: env:K\nmask_key_id: k1\n", ""),
+         "tables.rates.key_ranges: expected mask_key and mask_key_id in the source, since columns are masked"),
+        (lambda text: text.replace("publish: {mode: replace}", "cursor: {column: id, lag: 1m, overlap: 0}\n    publish: {mode: merge}"),
+         "tables.rates.key_ranges: expected it without a cursor, or with deletes: {sweep: …}"),
+        (lambda text: text.replace("rows_per_range: 500", "rows_per_range: 0"), "tables.rates.key_ranges"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_key_ranges_is_told_at_its_place(
+    tmp_path: Path, change: Callable[[str], str], said: str
+) -> None:
+    (tmp_path / "shop.yaml").write_text(change(RANGED))
+
+    with pytest.raises(SourceFilesInvalid) as caught:
+        load_sources(tmp_path)
+
+    (problem,) = caught.value.problems
+    assert said in str(problem)

@@ -19,6 +19,7 @@ from shared.domain.contracts import (
     Cursor,
     DeleteMode,
     Deletes,
+    KeyRanges,
     Mask,
     MaskKind,
     Normalization,
@@ -65,6 +66,7 @@ contracts = st.builds(
     deletes=st.builds(Deletes, st.sampled_from(DeleteMode), texts),
     limits=st.builds(QuarantineLimits, st.integers(0, 10**9), st.floats(0, 1)),
     options=mappings,
+    key_ranges=st.none() | st.builds(KeyRanges, st.integers(1, 10**6)),
     query=st.none()
     | st.builds(
         SourceQuery,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.extractor.dialects import Carriage, Dialect
+from services.extractor.dialects import Carriage, CsvField, Dialect
 from services.extractor.dialects.sqlserver import SqlServerDialect
 from shared.domain.contracts import ColumnType
 
@@ -167,3 +167,35 @@ def test_a_bound_has_the_type_of_its_column_so_that_an_index_serves(source_type,
 def test_a_type_without_an_order_bounds_nothing():
     with pytest.raises(ValueError, match="can be compared"):
         DIALECT.parameter("xml")
+
+
+# ---- queries and ranges of keys ----------------------------------------------------------------------------
+
+
+def test_a_query_is_described_by_the_server_with_the_query_as_a_value():
+    (parameter,) = DIALECT.describe_query("SELECT 'a' AS b", []).columns.parameters
+
+    assert parameter == "SELECT 'a' AS b"
+    assert DIALECT.names_of_query("SELECT 'a' AS b") is None
+    assert "'rowversion'" in DIALECT.describe_query("SELECT 1", []).columns.sql
+
+
+def test_a_cell_is_cut_by_whole_numbers_below_zero_too():
+    assert DIALECT.cell_of("[id]", 3) == (
+        "((CAST([id] AS bigint) - ((CAST([id] AS bigint) % 8) + 8) % 8) / 8)"
+    )
+
+
+def test_a_hash_has_each_text_in_quotes_and_null_as_nothing():
+    fields = [CsvField("[a]", "A", is_plain=False), CsvField("[b]", "B", is_plain=True)]
+
+    assert DIALECT.hash_of(fields) == (
+        "HASHBYTES('MD5', CAST(N'' AS nvarchar(max)) + "
+        """COALESCE('"' + REPLACE(A, '"', '""') + '"', '') + ',' + COALESCE('"' + REPLACE(B, '"', '""') + '"', ''))"""
+    )
+    assert [re.search(r"\(h, (\d+), 4\)", text)[1] for text in DIALECT.quarters_of("h")] == [
+        "1",
+        "5",
+        "9",
+        "13",
+    ]

@@ -227,6 +227,8 @@ def test_every_change_that_the_lifecycle_makes_is_a_side_effect_of_its_own() -> 
     reading = {
         "contract_of",
         "key_sweep_of",
+        "known_cells_of",
+        "carried_rows_of",
         "files_to_check",
         "leftovers",
         "readings_after",

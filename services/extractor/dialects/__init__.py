@@ -212,6 +212,23 @@ class Dialect(Protocol):
         """
         ...
 
+    # Ranges of a key.
+    def cell_of(self, quoted_name: str, bits: int) -> str:
+        """Return the expression of a whole number without its lowest bits, as `>>` has it in Python; up to 62 bits."""
+        ...
+
+    def hash_of(self, fields: Sequence[CsvField]) -> str | None:
+        """
+        Return the expression of the MD5 of a row, in hexadecimal or bytes, for `quarters_of`; None if there is none.
+
+        Of rows that differ in any value it differs. It is NULL only if the server gave up on a row.
+        """
+        ...
+
+    def quarters_of(self, hashed: str) -> Sequence[str]:
+        """Return the expressions, as texts, of the sums of the four 32-bit numbers that a hash is made of."""
+        ...
+
     def octets_of(self, text: str) -> str:
         """Return the expression of how many bytes a text has in UTF-8, or more."""
         ...

@@ -308,6 +308,22 @@ class MysqlDialect:
             parts.append(f"CASE WHEN {field.quoted_name} IS NULL THEN '' ELSE {written} END")
         return f"CONCAT({', '.join([*parts, _LINE_BREAK])})"
 
+    def cell_of(self, quoted_name: str, bits: int) -> str:
+        """Return the expression of a number without its lowest bits. `>>` takes numbers below zero for large ones."""
+        width = 1 << bits
+        return f"(({quoted_name} - MOD(MOD({quoted_name}, {width}) + {width}, {width})) DIV {width})"
+
+    def hash_of(self, fields: Sequence[CsvField]) -> str:
+        """Return the MD5 of the record in our CSV, where NULL, '' and 'NULL' are three things."""
+        return f"MD5({self.record_of(fields)})"
+
+    def quarters_of(self, hashed: str) -> Sequence[str]:
+        """Return the four sums; see `Dialect`."""
+        return [
+            f"CAST(SUM(CAST(CONV(SUBSTRING({hashed}, {start}, 8), 16, 10) AS UNSIGNED)) AS CHAR)"
+            for start in (1, 9, 17, 25)
+        ]
+
     def octets_of(self, text: str) -> str:
         """Return the expression of a text's bytes. All texts of ours are in utf8mb4."""
         return f"OCTET_LENGTH({text})"

@@ -277,6 +277,17 @@ class OracleDialect:
         """Return None: columns are selected one by one."""
         return None
 
+    def cell_of(self, quoted_name: str, bits: int) -> str:
+        """Return the expression of a number without its lowest bits. NUMBER has 38 digits: nothing is rounded here."""
+        return f"FLOOR({quoted_name} / {1 << bits})"
+
+    def hash_of(self, fields: Sequence[CsvField]) -> None:
+        """Return None: STANDARD_HASH takes no CLOB, and DBMS_CRYPTO has to be granted. The rows are read for it."""
+
+    def quarters_of(self, hashed: str) -> Sequence[str]:  # noqa: ARG002 (the port)
+        """Return nothing: there is no hash."""
+        return ()
+
     def octets_of(self, text: str) -> str:
         """Return an upper bound: LENGTHB takes no CLOB, and a character has four bytes at most."""
         return f"LENGTH({text}) * 4"

@@ -406,6 +406,21 @@ class PostgresqlDialect:
             parts.append(field.text if field.is_plain else quoted)
         return _concat([*parts, "pg_catalog.chr(10)"])
 
+    def cell_of(self, quoted_name: str, bits: int) -> str:
+        """Return the expression of a number without its lowest bits."""
+        return f"({quoted_name}::pg_catalog.int8 >> {bits})"
+
+    def hash_of(self, fields: Sequence[CsvField]) -> str:
+        """Return the MD5 of the record in our CSV, where NULL, '' and 'NULL' are three things."""
+        return f"pg_catalog.md5({self.record_of(fields)})"
+
+    def quarters_of(self, hashed: str) -> Sequence[str]:
+        """Return the four sums; see `Dialect`."""
+        return [
+            f"pg_catalog.sum(('x' || pg_catalog.substr({hashed}, {start}, 8))::bit(32)::pg_catalog.int8)::pg_catalog.text"
+            for start in (1, 9, 17, 25)
+        ]
+
     def octets_of(self, text: str) -> str:
         """Return the expression of a text's bytes; a character of another encoding has at most three times as many."""
         size = f"pg_catalog.octet_length({text})"

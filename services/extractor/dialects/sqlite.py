@@ -245,6 +245,17 @@ class SqliteDialect:
         between = [text for value in values for text in (value, "','")][:-1]
         return _concatenated([*between, "char(10)"])
 
+    def cell_of(self, quoted_name: str, bits: int) -> str:
+        """Return the expression of a number without its lowest bits."""
+        return f"({quoted_name} >> {bits})"
+
+    def hash_of(self, fields: Sequence[CsvField]) -> None:
+        """Return None: SQLite has no hash, and no server that would be spared. The rows are read for it."""
+
+    def quarters_of(self, hashed: str) -> Sequence[str]:  # noqa: ARG002 (the port)
+        """Return nothing: there is no hash."""
+        return ()
+
     def octets_of(self, text: str) -> str:
         """
         Return an upper bound, whatever encoding the file has, and with the quotes that each value has in `record_of`.

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shared.domain.contracts import (
     MOMENT_KINDS,
@@ -22,6 +22,7 @@ from shared.domain.contracts import (
     TableContract,
 )
 from shared.domain.drift import Drift
+from shared.domain.key_ranges import CellSums, Interval, KeySpan
 from shared.domain.source_queries import Placeholder
 from shared.domain.windows import Extent, Window
 from shared.ports import SecretStore
@@ -122,6 +123,32 @@ class SourceSnapshot(Protocol):
 
     def current_fingerprint(self) -> str:
         """Return the fingerprint as it is now, whatever the snapshot sees."""
+        ...
+
+
+@runtime_checkable
+class RangedSnapshot(SourceSnapshot, Protocol):
+    """A snapshot of which ranges of a key can be compared and read. Those of databases are."""
+
+    def key_span(self, column: str) -> KeySpan | None:
+        """Return how many rows there are, and the smallest and largest key; None if there is no row."""
+        ...
+
+    def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:
+        """
+        Return what the rows of each cell `key >> bits` add up to, of the columns that leave, as the source has them.
+
+        NULL, the empty string and any word for NULL are three values, and the order of rows is none. Where the server has
+        a hash it computes the sums; else every row is read for it, and nothing kept.
+
+        Raises:
+            Refused: if a row has no hash.
+            Unavailable: if the source breaks off or takes too long.
+        """
+        ...
+
+    def read_ranges(self, column: str, intervals: Sequence[Interval]) -> Generator[Chunk, None, None]:
+        """Read the rows whose key lies in some ranges, one range after the other; see `read`."""
         ...
 
 
@@ -304,6 +331,21 @@ def bound_value(
         return (_FIRST_MOMENT if is_start else _LAST_MOMENT).date()
     largest = (1 << (_BITS.get(kind, 64) - 1)) - 1
     return -largest - 1 if is_start else largest
+
+
+def range_conditions(column: str, interval: Interval, *, kind: ColumnKind) -> list[Condition]:
+    """
+    Return the conditions on the rows of a range. A bound that no value of the column reaches is left out.
+
+    `kind`: what becomes of the column's type at the source, which cannot be compared with larger numbers.
+    """
+    largest = (1 << (_BITS.get(kind, 64) - 1)) - 1
+    low, high = interval.low, interval.high
+    return _between(
+        column,
+        low if low is not None and low >= -largest - 1 else None,
+        high if high is not None and high <= largest else None,
+    )
 
 
 def _between(

@@ -1,10 +1,11 @@
 """What the snapshots of all databases have in common, whatever carries their rows."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from services.extractor.readers import SourceColumn, fingerprint_of
+from shared.domain.key_ranges import CellSums
 from shared.domain.reasons import Reason
 from shared.errors import Refused
 
@@ -60,3 +61,23 @@ def require_distinct(names: Sequence[str], *, place: str) -> None:
             f"{place}: expected columns with names of their own, found {', '.join(map(repr, twice))} twice or without "
             "one; name them by AS",
         )
+
+
+def sums_of(rows: Iterable[Sequence[str | int | None]], *, place: str) -> dict[int, CellSums]:
+    """
+    Return the sums of each cell from a server's rows of cell, row count, count of hashes and four sums.
+
+    Raises:
+        Refused: if some row has no hash.
+    """
+    found = {}
+    for row in rows:
+        number, row_count, hashed_count, one, two, three, four = (int(value or 0) for value in row)
+        if row_count != hashed_count:
+            raise Refused(
+                Reason.VALUE_NOT_REPRESENTABLE,
+                f"{place}: the server gave up on the hash of a record, which is longer than it holds "
+                "(max_allowed_packet); raise that there, withhold the large column, or leave out key_ranges",
+            )
+        found[number] = CellSums(row_count, (one, two, three, four))
+    return found

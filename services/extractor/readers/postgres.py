@@ -18,6 +18,7 @@ from psycopg.abc import PQGen
 from psycopg.generators import fetch_many
 from psycopg.waiting import Wait
 
+from services.extractor.dialects import CsvField
 from services.extractor.dialects.postgresql import (
     DESCRIBE_COLUMNS,
     SESSION_SETTINGS,
@@ -42,11 +43,13 @@ from services.extractor.readers import (
     bound_value,
     conditions_of,
     fingerprint_of,
+    range_conditions,
 )
-from services.extractor.readers.database import DatabaseSnapshot, require_distinct
+from services.extractor.readers.database import DatabaseSnapshot, require_distinct, sums_of
 from shared.answering import connect
 from shared.domain.contracts import CursorScale, TableContract
 from shared.domain.drift import Drift
+from shared.domain.key_ranges import CellSums, Interval, KeySpan
 from shared.domain.reasons import Reason
 from shared.domain.source_queries import SourceQuery
 from shared.domain.windows import Extent, Window
@@ -384,23 +387,66 @@ class PostgresSnapshot(DatabaseSnapshot):
 
     def read(self) -> Generator[Chunk, None, None]:
         """Read the rows of the window; see `SourceSnapshot`."""
-        place = _place(self._contract)
+        with _translated(_place(self._contract)):
+            self._require_cursor_values()
+            yield from self._read(self._conditions)
+
+    def key_span(self, column: str) -> KeySpan | None:
+        """Return how many rows there are, and the bounds of a key column; see `RangedSnapshot`."""
+        query = sql.SQL("SELECT pg_catalog.count(*), pg_catalog.min({0}), pg_catalog.max({0}) FROM {1}{2}")
+        by_name = _columns_by_name(self._columns)
+        with _translated(_place(self._contract)):
+            found = self._connection.execute(
+                query.format(
+                    sql.Identifier(column),
+                    origin_of(self._contract, self._conditions),
+                    _where(self._conditions, by_name=by_name),
+                )
+            ).fetchone()
+        return KeySpan(*found) if found and found[0] else None
+
+    def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:
+        """Return what the rows of each range add up to, as the server sums them; see `RangedSnapshot`."""
+        place, by_name = _place(self._contract), _columns_by_name(self._columns)
+        fields = [
+            CsvField(quoted, _DIALECT.text_of(quoted, by_name[name].source_type), is_plain=False)
+            for name, quoted in ((read.name, _quoted(read.name)) for read in self._contract.read_columns)
+        ]
+        query = sql.SQL(
+            "SELECT cell, pg_catalog.count(*), pg_catalog.count(hashed), {} FROM (SELECT {} AS cell, {} AS hashed "
+            "FROM {}{}) AS hashes GROUP BY cell"
+        ).format(
+            sql.SQL(", ").join(map(sql.SQL, _DIALECT.quarters_of("hashed"))),
+            sql.SQL(_DIALECT.cell_of(_quoted(column), bits)),
+            sql.SQL(_DIALECT.hash_of(fields)),
+            origin_of(self._contract, self._conditions),
+            _where(self._conditions, by_name=by_name),
+        )
+        with _translated(place):
+            return sums_of(self._connection.execute(query), place=place)
+
+    def read_ranges(self, column: str, intervals: Sequence[Interval]) -> Generator[Chunk, None, None]:
+        """Read the rows of some ranges; see `RangedSnapshot`."""
+        kind = _DIALECT.fate_of(_columns_by_name(self._columns)[column].source_type).type.kind
+        with _translated(_place(self._contract)):
+            for interval in intervals:
+                yield from self._read([*self._conditions, *range_conditions(column, interval, kind=kind)])
+
+    def _read(self, conditions: Sequence[Condition]) -> Generator[Chunk, None, None]:
         # A database in SQL_ASCII converts and checks nothing.
         is_unchecked = self._connection.info.parameter_status("server_encoding") == "SQL_ASCII"
-        with _translated(place):
-            self._require_cursor_values()
-            statement = copy_statement(self._contract, columns=self._columns, conditions=self._conditions)
-            with self._connection.cursor() as cursor, cursor.copy(statement):
-                result = None
-                while result is None:
-                    chunk, result = self._connection.wait(
-                        _gather_chunk(self._connection.pgconn, size_in_bytes=self._chunk_size_in_bytes)
-                    )
-                    if is_unchecked:
-                        _require_utf8(chunk, place)
-                    if chunk.record_count:
-                        yield chunk
-                self._rows_read_count = result.command_tuples or 0
+        statement = copy_statement(self._contract, columns=self._columns, conditions=conditions)
+        with self._connection.cursor() as cursor, cursor.copy(statement):
+            result = None
+            while result is None:
+                chunk, result = self._connection.wait(
+                    _gather_chunk(self._connection.pgconn, size_in_bytes=self._chunk_size_in_bytes)
+                )
+                if is_unchecked:
+                    _require_utf8(chunk, _place(self._contract))
+                if chunk.record_count:
+                    yield chunk
+            self._rows_read_count += result.command_tuples or 0
 
     def unclassified_columns(self) -> Sequence[SourceColumn]:
         """Return the columns that the contract does not know."""

@@ -24,11 +24,13 @@ from services.extractor.readers import (
     fingerprint_of,
 )
 from services.extractor.readers.database import DatabaseSnapshot, require_distinct
+from services.extractor.readers.sql.cells import cell_sums
 from services.extractor.readers.sql.driver import Driver, ServerError, WatchedConnection
 from services.extractor.readers.sql.pages import statements_of
 from services.extractor.readers.sql.records import RecordQuery, chunks_of
 from shared.domain.contracts import CursorScale, SourceKind, TableContract
 from shared.domain.drift import Drift
+from shared.domain.key_ranges import CellSums, Interval, KeySpan
 from shared.domain.reasons import Reason
 from shared.domain.source_queries import SourceQuery
 from shared.domain.windows import Extent, Window
@@ -423,14 +425,31 @@ class SqlSnapshot(DatabaseSnapshot):
     def read(self) -> Generator[Chunk, None, None]:
         """Read the rows of the window; see `SourceSnapshot`."""
         self._query.require_cursor_values(self._connection)
+        yield from self._read(self._query)
+
+    def key_span(self, column: str) -> KeySpan | None:
+        """Return how many rows there are, and the bounds of a key column; see `RangedSnapshot`."""
+        row_count = self._query.count_in(self._connection)
+        return KeySpan(row_count, *self._query.bounds_in(self._connection, column)) if row_count else None
+
+    def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:
+        """Return what the rows of each range add up to; see `RangedSnapshot`."""
+        return cell_sums(
+            self._connection, self._query, column, bits=bits, max_text_octets=self.max_record_octets
+        )
+
+    def read_ranges(self, column: str, intervals: Sequence[Interval]) -> Generator[Chunk, None, None]:
+        """Read the rows of some ranges; see `RangedSnapshot`."""
+        for interval in intervals:
+            yield from self._read(self._query.within(column, interval))
+
+    def _read(self, query: RecordQuery) -> Generator[Chunk, None, None]:
         chunk_size = self._reader.chunk_size_in_bytes
-        size = self._query.result_size(self.max_record_octets, chunk_size_in_bytes=chunk_size)
-        for statement in statements_of(
-            self._connection, self._query, max_record_octets=self.max_record_octets
-        ):
+        size = query.result_size(self.max_record_octets, chunk_size_in_bytes=chunk_size)
+        for statement in statements_of(self._connection, query, max_record_octets=self.max_record_octets):
             # Closed at once, whatever happens: a result that is not let go of holds the session and its locks.
             with closing(self._connection.stream(statement, size)) as batches:
-                for chunk in chunks_of(batches, query=self._query, size_in_bytes=chunk_size):
+                for chunk in chunks_of(batches, query=query, size_in_bytes=chunk_size):
                     self._rows_read_count += chunk.record_count
                     yield chunk
 

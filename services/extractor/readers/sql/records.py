@@ -8,10 +8,11 @@ import polars as pl
 import pyarrow as pa
 
 from services.extractor.dialects import CsvField, Dialect, Statement
-from services.extractor.readers import Chunk, Condition, SourceColumn, bound_value
+from services.extractor.readers import Chunk, Condition, SourceColumn, bound_value, range_conditions
 from services.extractor.readers.sql.driver import ResultSize, WatchedConnection
 from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR
 from shared.domain.contracts import ColumnKind, TableContract
+from shared.domain.key_ranges import Interval
 from shared.domain.reasons import Reason
 from shared.errors import Refused
 
@@ -169,13 +170,46 @@ class RecordQuery:
 
     def between(self, column: str, low: int, high: int) -> "RecordQuery":
         """Return the query of those of its rows whose value of a column is in `[low, high)`."""
+        return self._with([Condition(column, ">=", low), Condition(column, "<", high)])
+
+    def within(self, column: str, interval: Interval) -> "RecordQuery":
+        """Return the query of those of its rows whose key lies in a range."""
+        return self._with(range_conditions(column, interval, kind=self._kind(column)))
+
+    def _with(self, conditions: Sequence[Condition]) -> "RecordQuery":
         return RecordQuery(
             self._contract,
             dialect=self._dialect,
             columns=list(self._by_name.values()),
-            conditions=[*self._conditions, Condition(column, ">=", low), Condition(column, "<", high)],
+            conditions=[*self._conditions, *conditions],
             place=self.place,
         )
+
+    def cell_sums(self, column: str, *, bits: int) -> Statement | None:
+        """Return the query of cell, row count, count of hashes and four sums; None if the server has no hash."""
+        hashed = self._dialect.hash_of(self._fields())
+        if hashed is None:
+            return None
+        rows = self._select(f"{self._cell(column, bits)} AS cell, {hashed} AS hashed")
+        sums = _named(["cell", "COUNT(*)", "COUNT(hashed)", *self._dialect.quarters_of("hashed")])
+        return Statement(f"SELECT {sums} FROM ({rows.sql}) AS q2 GROUP BY cell", rows.parameters)
+
+    def texts(self) -> Statement:
+        """Return the query of the text of each value, also where the server could write records."""
+        return self._select(_named([field.text for field in self._fields()]))
+
+    def position_of(self, column: str) -> int:
+        """Return where the text of a column stands in `texts`."""
+        return self._names().index(column)
+
+    def texts_size(self, max_text_octets: int) -> ResultSize:
+        """Return how `texts` are to be fetched."""
+        column_count = len(self._names())
+        rows = MAX_BATCH_OCTETS // (max_text_octets * column_count)
+        return ResultSize(column_count, max_text_octets, min(max(rows, 1), MAX_ROWS_PER_BATCH))
+
+    def _cell(self, column: str, bits: int) -> str:
+        return self._dialect.cell_of(self._dialect.quote(column), bits)
 
     def count_in(self, connection: WatchedConnection) -> int:
         """Return how many rows there are."""
