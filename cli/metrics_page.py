@@ -32,7 +32,7 @@ _SECTIONS: Mapping[Teller, str] = MappingProxyType(
         Teller.WORKER: """\
 ## Of a worker
 
-At `/metrics` of each worker (`ESCLUSA_METRICS_PORT`, 9464): the sum over its processes. At most some 1,500 series each:
+At `/metrics` of each worker (`ESCLUSA_METRICS_PORT`, 9464): the sum over its processes. Some 500 series each at most:
 stages, outcomes and reasons are closed lists, and a worker has one stage and one queue; nothing grows with tables or batches.
 """,
         Teller.EXPORTER: """\

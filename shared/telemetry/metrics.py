@@ -5,9 +5,10 @@ A process that nobody asks for metrics has no recorder, and a record costs it th
 recorder cannot keep is lost: nothing that is measured stops or fails the work that it measures.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,7 +35,10 @@ class Recorder(Protocol):
         ...
 
 
+_LISTED: Final = {metric.name: metric for metric in METRICS}
+
 _recorders: list[Recorder] = []
+_this_thread = threading.local()
 
 
 def record_with(recorder: Recorder | None) -> None:
@@ -49,7 +53,7 @@ def sample(metric: Metric, value: float = 1.0, /, **labels: str) -> Sample:
     Raises:
         UnlistedMetric: if the metric is not in the list, or the labels are not those it has there.
     """
-    if metric not in METRICS:
+    if _LISTED.get(metric.name) is not metric:
         raise UnlistedMetric(f"metric {metric.name!r}: enter it in shared/telemetry/metric_list.py first")
     if labels.keys() != set(metric.labels):
         raise UnlistedMetric(
@@ -67,8 +71,15 @@ def record(metric: Metric, value: float = 1.0, /, **labels: str) -> None:
         UnlistedMetric: as `sample`, also where nothing is recorded: tests find it.
     """
     made = sample(metric, value, **labels)
-    for recorder in _recorders:
-        try:
+    if getattr(_this_thread, "is_recording", False):
+        # In the handler of a signal, amid another record: the locks of recorders are not re-entrant.
+        return
+    _this_thread.is_recording = True
+    try:
+        for recorder in _recorders:
             recorder.take(made)
-        except Exception as error:  # noqa: BLE001  a full disk, say: the work goes on
-            log.warning("metric_not_recorded", metric=metric.name, error=type(error).__name__)
+    except (OSError, ValueError) as error:  # a full disk, say
+        # No other: a signal may raise here that the task has to end, and the task has to hear it.
+        log.warning("metric_not_recorded", metric=metric.name, error=type(error).__name__)
+    finally:
+        _this_thread.is_recording = False

@@ -74,8 +74,10 @@ class PrometheusRecorder:
         }
 
     def take(self, sample: Sample) -> None:
-        """Keep a sample."""
-        kept = self._kept[sample.metric.name]
+        """Keep a sample, if it is one of a worker."""
+        kept = self._kept.get(sample.metric.name)
+        if kept is None:
+            return
         if sample.labels:
             kept = kept.labels(**sample.labels)
         match sample.metric.type:

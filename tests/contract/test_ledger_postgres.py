@@ -26,9 +26,11 @@ from shared.domain.batches import BatchState, Stage
 from shared.domain.files import Area
 from shared.domain.windows import PlannedWindow, Window
 from shared.errors import ConfigurationError, Unavailable
+from shared.fleet_metrics import read_ledger
 from shared.ledger.memory import MemoryLedger
 from shared.ledger.postgres import PostgresLedger
 from shared.ports import OutboxMessage, QueueName
+from shared.telemetry.metric_list import OPEN_BATCHES
 
 
 @pytest.fixture
@@ -339,6 +341,21 @@ def test_no_query_of_the_fleet_reads_a_whole_table(crowded: PostgresLedger) -> N
         plan for plan in collected if "Seq Scan on batch" in plan or "Seq Scan on data_file" in plan
     ]
     assert of_large_tables == [], "\n".join(of_large_tables)
+
+
+def test_what_prometheus_is_told_is_read_by_few_statements_none_of_which_reads_all_batches(
+    crowded: PostgresLedger,
+) -> None:
+    with plans(crowded) as collected:
+        samples = read_ledger(crowded, table_limit=1000)
+
+    # The clock and the number of messages in the outbox beside them: eight.
+    assert len(collected) == 6
+    # That of how far tables came looks at published batches, too, but only of tables with an open snapshot.
+    others = [plan for plan in collected if "watermark" not in plan]
+    assert len(others) == 5
+    assert "Seq Scan on batch" not in "\n".join(others)
+    assert [sample.value for sample in samples if sample.metric is OPEN_BATCHES] == [1]
 
 
 # ---- memory --------------------------------------------------------------------------------------------------

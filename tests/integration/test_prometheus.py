@@ -20,6 +20,7 @@ from support.celery_sqs import TestQueue, TestWorker, aws_environment, sqs_clien
 from support.ledger_rows import a_contract
 from support.ledgers import migrated_template, postgres_ledger
 from support.needs import lacking
+from support.otlp import Collector
 
 from local.ports import find_free_port
 from local.postgres import EmbeddedPostgres
@@ -49,6 +50,8 @@ class Scene:
     worker: TestWorker
     worker_port: int
     exporter_port: int
+    metrics_directory: Path
+    collector: Collector
 
     def metrics(self, port: int) -> list[str]:
         return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=20).text.splitlines()
@@ -80,11 +83,12 @@ def scene(
     ministack: str, postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
     """Three batches of a table, one of which is done, one refused and one failed, by a real worker."""
-    with migrated_template(postgres_server) as database:
-        yield from play(postgres_server.dsn(database), ministack, tmp_path_factory.mktemp("scene"))
+    directory = tmp_path_factory.mktemp("scene")
+    with migrated_template(postgres_server) as database, Collector() as collector:
+        yield from play(postgres_server.dsn(database), ministack, directory, collector)
 
 
-def play(dsn: str, ministack: str, directory: Path) -> Iterator[Scene]:
+def play(dsn: str, ministack: str, directory: Path, collector: Collector) -> Iterator[Scene]:
     dsn_file = directory / "dsn"
     dsn_file.write_text(dsn)
     queue = TestQueue.create(sqs_client(ministack), f"metered-{secrets.token_hex(4)}")
@@ -106,6 +110,8 @@ def play(dsn: str, ministack: str, directory: Path) -> Iterator[Scene]:
     }
     # What failed comes back after the test.
     times = {"metrics_port": worker_port, "backoff_base_seconds": 60, "backoff_max_seconds": 60}
+    metrics_directory = directory / "metrics"
+    metrics_directory.mkdir()
     with postgres_ledger(dsn) as ledger:
         plan(ledger)
         send_pending(ledger, SqsSender(queue.client, urls))
@@ -114,13 +120,18 @@ def play(dsn: str, ministack: str, directory: Path) -> Iterator[Scene]:
             directory / "worker",
             endpoint=ministack,
             module="support.metered_app",
+            variables={
+                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+                "OTEL_BSP_SCHEDULE_DELAY": "200",
+            },
             concurrency=2,
+            metrics_directory=metrics_directory,
             **fleet | times,
         )
         command = [sys.executable, "-m", "cli.main", "metrics", "--port", str(exporter_port)]
         try:
             with running(command, exporter, directory / "exporter.log"):
-                scene = Scene(ledger, queue, worker, worker_port, exporter_port)
+                scene = Scene(ledger, queue, worker, worker_port, exporter_port, metrics_directory, collector)
                 wait_until(
                     lambda: (
                         all(scene.lines_about(slot) for slot in SLOTS)
@@ -234,6 +245,27 @@ def test_every_line_of_a_task_says_what_it_is_about_also_what_celery_says_afterw
     # Of the main process, which reads no ledger.
     (failed, *_) = [line for line in scene.lines_about("raise") if line["event"] == "task_failed"]
     assert (failed["stage"], failed["trace_id"]) == ("extract", scene.trace_id("raise"))
+
+
+def test_each_process_of_a_worker_counts_for_itself(scene: Scene) -> None:
+    (files,) = scene.metrics_directory.iterdir()
+
+    processes = {path.stem.rpartition("_")[2] for path in files.iterdir()}
+
+    assert {"main", "child-0"} <= processes <= {"main", "child-0", "child-1"}
+
+
+def test_the_spans_of_a_task_leave_its_process_in_the_trace_of_its_batch(scene: Scene) -> None:
+    wait_until(lambda: len(scene.collector.spans) >= 13, what="the spans of three attempts have left")
+
+    assert scene.collector.services == {"metered"}
+    for slot, names in {
+        "initial": {"planned", "extract", "claim", "work", "record"},
+        "refuse": {"planned", "extract", "claim", "work"},
+    }.items():
+        trace_id = scene.trace_id(slot)
+        assert {span.name for span in scene.collector.spans if span.trace_id.hex() == trace_id} == names
+    assert not any("alice" in str(span) for span in scene.collector.spans)
 
 
 def test_no_value_that_work_has_seen_is_told_to_prometheus(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import boto3
@@ -110,11 +111,13 @@ class TestWorker:
         *,
         endpoint: str,
         module: str = "support.celery_sqs_app",
+        variables: Mapping[str, str] = MappingProxyType({}),
         **settings: object,
     ) -> "TestWorker":
         """Start a worker with short times and wait until it receives."""
         directory.mkdir()
         environment = worker_environment(queue.url, directory, endpoint=endpoint, settings=settings)
+        environment.update(variables)
         with (directory / "worker.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module],

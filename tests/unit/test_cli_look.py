@@ -1,5 +1,6 @@
 """The commands that look: status, files, why, query."""
 
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -261,6 +262,7 @@ def test_why_tells_everything_of_a_batch() -> None:
     assert "gate of tmp/" in document["next"]
     assert document["cure"] is None
     assert document["file"] is None
+    assert re.fullmatch("[0-9a-f]{32}", document["batch"]["trace_id"])
 
 
 def test_why_tells_people_the_same() -> None:
@@ -270,7 +272,17 @@ def test_why_tells_people_the_same() -> None:
 
     output = shell.run("why", batch).output
 
-    for told in (f"batch {batch}", "shop.orders", "extract#1", "worker-1", "email", "hmac", "gate of tmp/"):
+    trace_id = shell.run("why", batch, "--json").document["batch"]["trace_id"]
+    for told in (
+        f"batch {batch}",
+        trace_id,
+        "shop.orders",
+        "extract#1",
+        "worker-1",
+        "email",
+        "hmac",
+        "gate of tmp/",
+    ):
         assert told in output
 
 

@@ -93,6 +93,27 @@ def test_a_recorder_that_cannot_keep_anything_stops_nothing() -> None:
     assert json.loads(stream.getvalue())["event"] == "metric_not_recorded"
 
 
+def test_a_signal_amid_a_record_neither_waits_for_itself_nor_is_swallowed() -> None:
+    class Interrupting:
+        taken = 0
+
+        def take(self, _: Sample) -> None:
+            self.taken += 1
+            record(metric_list.MESSAGES_REFUSED, queue="extract")  # what a handler does on its way
+            raise Interrupted("told to stop")
+
+    recorder = Interrupting()
+    record_with(recorder)
+
+    with pytest.raises(Interrupted):
+        record(metric_list.MESSAGES_REFUSED, queue="extract")
+    with pytest.raises(Interrupted):
+        record(metric_list.MESSAGES_REFUSED, queue="extract")
+
+    record_with(None)
+    assert recorder.taken == 2
+
+
 # ---- stages and gates ----------------------------------------------------------------------------------------
 
 

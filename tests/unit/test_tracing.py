@@ -1,24 +1,21 @@
 """Spans of a batch's run: one trace from plan to publication, exported only where somebody asked for it."""
 
-import gzip
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.journey import LEASE, MemoryJourney
+from support.otlp import Collector
 
 from lambdas import gate
 from shared import stage
@@ -172,36 +169,18 @@ def test_the_second_attempt_of_a_run_has_no_root_of_its_own(spans: InMemorySpanE
     assert names.count("extract") == 2
 
 
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
 # ---- who asks for it -------------------------------------------------------------------------------------------
 
 
-class Collector:
-    """A receiver of OTLP over HTTP on loopback."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                assert self.path == "/v1/traces"
-                collector.requests.append(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-def test_spans_leave_by_otlp_for_the_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    collector = Collector()
+def test_spans_leave_by_otlp_for_the_endpoint_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, collector: Collector
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     journey = MemoryJourney()
     journey.plan()
@@ -211,13 +190,8 @@ def test_spans_leave_by_otlp_for_the_endpoint_of_the_environment(monkeypatch: py
     tracing.flush_spans()
     tracing.stop_tracing()
 
-    (resource,) = collector.requests[0].resource_spans
-    attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
-    names = {span.name for scope in resource.scope_spans for span in scope.spans}
-    assert (attributes["service.name"], attributes["service.namespace"]) == ("extractor", "esclusa")
-    assert names == {"planned", "extract", "claim", "work", "record"}
-    collector.server.shutdown()
-    collector.server.server_close()
+    assert collector.services == {"extractor"}
+    assert {span.name for span in collector.spans} == {"planned", "extract", "claim", "work", "record"}
 
 
 def in_another_process(script: str, **environment: str) -> str:
