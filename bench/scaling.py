@@ -3,7 +3,7 @@ How many workers so many batches an hour need: KEDA's formula, simulated with me
 
     python -m bench.scaling            print the tables
     python -m bench.scaling --write    write them into docs/scaling.md
-    python -m bench.scaling --tables 300 --every 10 [--json]      one case of yours
+    python -m bench.scaling --tables 300 --every 10 [--seconds 30 20 5] [--json]      one case of yours
 
 A second at a time, without randomness. Tables are due together, on multiples of their interval, as `esclusa enqueue` plans
 them; each gives a batch, which waits for a free task of each kind of worker in turn. Every POLL_SECONDS KEDA reads the
@@ -19,7 +19,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,9 @@ GATES_SECONDS: Final = 3
 #: What of its time a task works, at most, if workers are counted out for a steady flow.
 UTILISATION: Final = 0.7
 
+#: Of a container that compose runs; compose.workers.yml says nothing else.
+TASKS_OF_A_CONTAINER: Final = 1
+
 #: Connections to the ledger: a task has two (its work, and the lease that is renewed meanwhile); a Lambda one.
 CONNECTIONS_OF_A_TASK: Final = 2
 
@@ -63,6 +66,10 @@ WORKERS: Final[Mapping[str, Worker]] = {
     "extractor": Worker("extract", concurrency=2, most_pods=20),
     "processor": Worker("process", concurrency=1, most_pods=20),
     "publisher": Worker("publish", concurrency=1, most_pods=10),
+}
+#: The same, as compose runs them.
+CONTAINERS: Final[Mapping[str, Worker]] = {
+    name: replace(worker, concurrency=TASKS_OF_A_CONTAINER) for name, worker in WORKERS.items()
 }
 
 
@@ -97,15 +104,10 @@ class Outcome:
     pods: Mapping[str, int]
     #: Pods of all kinds on average.
     mean_pods: float
-    #: From planned to published, the slowest batch; None if there are more and more of them.
+    #: From planned to published, the slowest batch; None if a round is not done before the next begins.
     slowest_seconds: float | None
-
-    @property
-    def ledger_connections(self) -> int:
-        """Connections that the tasks of these pods hold at most."""
-        return sum(
-            count * WORKERS[name].concurrency * CONNECTIONS_OF_A_TASK for name, count in self.pods.items()
-        )
+    #: The most connections that the tasks of these pods hold.
+    ledger_connections: int
 
 
 CASES: Final = (
@@ -113,6 +115,9 @@ CASES: Final = (
     *(Case(count, 15) for count in (10, 100, 1000, 3000)),
     *(Case(count, 5) for count in (10, 100, 1000)),
 )
+#: Bigger batches: what they cost a task in each stage, and cases of them.
+BIG_SECONDS: Final[Mapping[str, float]] = {"extract": 20.0, "process": 20.0, "publish": 10.0}
+BIG_CASES: Final = (Case(100, 60), Case(1000, 60), Case(3000, 60), Case(100, 15), Case(500, 15))
 
 
 @dataclass(slots=True)
@@ -217,14 +222,16 @@ class Autoscaler:
 
 
 def simulate(
-    case: Case, service_seconds: Mapping[str, float], *, fixed_pods: Mapping[str, int] | None = None
+    case: Case, service_seconds: Mapping[str, float], *, containers: Mapping[str, int] | None = None
 ) -> Outcome:
-    """Run a case, scaled by KEDA from nothing, or with so many pods of each kind all the time."""
+    """Run a case, scaled by KEDA from nothing, or with so many containers of each kind all the time."""
     line = [
-        Pods(worker, service_seconds[worker.stage], fixed_pods[name] if fixed_pods else 0)
-        for name, worker in WORKERS.items()
+        Pods(worker, service_seconds[worker.stage], containers[name])
+        if containers
+        else Pods(worker, service_seconds[worker.stage])
+        for name, worker in (CONTAINERS if containers else WORKERS).items()
     ]
-    autoscalers = [] if fixed_pods else [Autoscaler(pods) for pods in line]
+    autoscalers = [] if containers else [Autoscaler(pods) for pods in line]
     round_seconds = case.every_minutes * 60
     rounds = max(3, 60 // case.every_minutes)
     most, pod_seconds = [0] * len(line), 0
@@ -251,15 +258,19 @@ def simulate(
         pods=dict(zip(WORKERS, most, strict=True)),
         mean_pods=pod_seconds / ((rounds - 1) * round_seconds),
         slowest_seconds=max(latencies) if len(latencies) == case.table_count * (rounds - 1) else None,
+        ledger_connections=sum(
+            count * pods.worker.concurrency * CONNECTIONS_OF_A_TASK
+            for count, pods in zip(most, line, strict=True)
+        ),
     )
 
 
-def steady_pods(case: Case, service_seconds: Mapping[str, float]) -> dict[str, int]:
-    """Return how many pods, or containers, of each kind are at work for UTILISATION of their time."""
+def steady_containers(case: Case, service_seconds: Mapping[str, float]) -> dict[str, int]:
+    """Return how many containers of each kind are at work for UTILISATION of their time."""
     per_second = case.batches_per_hour / 3600
     return {
         name: max(1, math.ceil(per_second * service_seconds[worker.stage] / worker.concurrency / UTILISATION))
-        for name, worker in WORKERS.items()
+        for name, worker in CONTAINERS.items()
     }
 
 
@@ -296,8 +307,8 @@ def scaling_table(cases: Sequence[Case], service_seconds: Mapping[str, float]) -
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:
-        keda, fixed = simulate(case, service_seconds), steady_pods(case, service_seconds)
-        compose = simulate(case, service_seconds, fixed_pods=fixed)
+        keda, fixed = simulate(case, service_seconds), steady_containers(case, service_seconds)
+        compose = simulate(case, service_seconds, containers=fixed)
         rows.append(
             f"| {case.table_count:,} | {case.every_minutes} min | {case.batches_per_hour:,} | {_told(keda.pods)} "
             f"| {keda.mean_pods:.1f} | {_duration(keda.slowest_seconds)} | {keda.ledger_connections} "
@@ -323,6 +334,7 @@ def written(page: str) -> str:
     for name, table in (
         ("measured", measured_table()),
         ("scaling", scaling_table(CASES, service_seconds)),
+        ("big", scaling_table(BIG_CASES, BIG_SECONDS)),
     ):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, _, rest = page.partition(begin)
@@ -341,9 +353,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/scaling.md")
     parser.add_argument("--tables", type=int, metavar="N", help="one case: so many tables")
     parser.add_argument("--every", type=int, default=15, metavar="MINUTES", help="each due so often; 15")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        nargs=len(WORKERS),
+        metavar=tuple(worker.stage.upper() for worker in WORKERS.values()),
+        help="what a batch costs a task in each stage, if not what was measured",
+    )
     parser.add_argument("--json", action="store_true", help="print the case as JSON")
     chosen = parser.parse_args(arguments)
     service_seconds = read_service_seconds()
+    if chosen.seconds is not None:
+        service_seconds = dict(
+            zip((worker.stage for worker in WORKERS.values()), chosen.seconds, strict=True)
+        )
+    if min(service_seconds.values()) <= 0:
+        parser.error(f"expected seconds above 0, found {chosen.seconds}")
     if chosen.write:
         PAGE.write_text(written(PAGE.read_text()))
     elif chosen.tables is None:
@@ -352,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"expected at least one table and one minute, found {chosen.tables} and {chosen.every}")
     elif chosen.json:
         case = Case(chosen.tables, chosen.every)
-        outcome, fixed = simulate(case, service_seconds), steady_pods(case, service_seconds)
+        outcome, fixed = simulate(case, service_seconds), steady_containers(case, service_seconds)
         document = {**asdict(case), "keda": asdict(outcome), "compose": fixed}
         print(json.dumps(document, indent=2))
     else:

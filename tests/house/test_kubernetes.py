@@ -26,7 +26,9 @@ from cli.settings_page import MODELS
 from infra.names import queue_name, role_name
 from infra.plan import SERVICE_ROLES, WORKER_QUEUES
 from infra.settings import InfraSettings
+from local import containers
 from services.extractor.settings import ExtractorSettings
+from services.publisher.settings import PublisherSettings
 from shared.celery_sqs.settings import WorkerSettings
 from shared.ports import QueueName
 from shared.settings import FleetSettings
@@ -291,6 +293,17 @@ def test_the_page_about_scaling_reckons_with_what_the_manifests_say() -> None:
     assert most == {name: worker.most_pods for name, worker in scaling.WORKERS.items()}
 
 
+def test_a_container_of_compose_has_as_many_tasks_as_the_page_about_scaling_says() -> None:
+    services = yaml.safe_load((ROOT / "compose.workers.yml").read_text())["services"]
+    told = {
+        name: services[name].get("environment", {}).get("ESCLUSA_CONCURRENCY", scaling.TASKS_OF_A_CONTAINER)
+        for name in scaling.WORKERS
+    }
+
+    assert set(told.values()) == {scaling.TASKS_OF_A_CONTAINER}
+    assert WorkerSettings.model_fields["concurrency"].default == scaling.TASKS_OF_A_CONTAINER
+
+
 def policy(kind: str, value: int, period_seconds: int) -> dict[str, Any]:
     return {"type": kind, "value": value, "periodSeconds": period_seconds}
 
@@ -345,12 +358,40 @@ def test_settings_are_whole_and_do_not_contradict_each_other(
         monkeypatch.setenv(name, value)
 
     fleet, settings = FleetSettings(), WorkerSettings()  # type: ignore[call-arg]
+    PublisherSettings()
 
     assert set(fleet.queue_urls) == set(QueueName)
     assert {url.rpartition("/")[2] for url in fleet.queue_urls.values()} == {
         queue_name(fleet.bucket_prefix, queue) for queue in QueueName
     }
     assert settings.concurrency == int(environment["ESCLUSA_CONCURRENCY"])
+
+
+def test_the_local_fleet_has_the_settings_of_what_is_provisioned_for_it() -> None:
+    manifests = rendered("local-keda")
+    environment = manifests.environment(manifests.pod("Job/provision"))
+
+    wanted = containers.environment_of_fleet()
+
+    assert {name: environment.get(name) for name in wanted} == wanted
+    names = {item["metadata"]["name"] for item in manifests.of_kind("Service")}
+    hosts = (
+        containers.AWS_HOST,
+        containers.CRM_HOST,
+        containers.CONTROL_HOST,
+        containers.WAREHOUSE_HOST,
+        containers.SHOP_HOST,
+    )
+    assert names == set(hosts)
+
+
+def test_every_secret_of_the_local_fleet_is_mounted_where_it_is_read() -> None:
+    job = rendered("local-keda").pod("Job/provision")
+    (mount,) = [item for item in job.container["volumeMounts"] if item["name"] == "secrets"]
+    (volume,) = [item["secret"] for item in job.spec["volumes"] if item["name"] == "secrets"]
+
+    assert Path(mount["mountPath"]) == containers.SECRETS
+    assert {item["path"] for item in volume["items"]} == set(containers.SECRET_FILES)
 
 
 def test_a_worker_has_time_to_end(manifests: Manifests) -> None:
@@ -407,7 +448,7 @@ def test_every_image_is_one_that_is_built_here(manifests: Manifests) -> None:
 
     for pod in manifests.pods():
         name, _, tag = pod.container["image"].rpartition("/")[2].partition(":")
-        if name in {"postgres", "esclusa-local"}:
+        if name == "postgres":
             continue
         assert "USER 10001:10001" in built[name], pod.owner
         assert tag == re.findall(r'(?m)^version = "(.*)"', (ROOT / "pyproject.toml").read_text())[0]
@@ -440,6 +481,18 @@ def test_every_job_runs_a_command_that_there_is(manifests: Manifests) -> None:
             parameter.envvar for parameter in commands[command].params if hasattr(parameter, "envvar")
         }
         assert ("/etc/esclusa/sources" in mounted) or not reads_files, pod.owner
+
+
+def test_every_part_of_the_local_stack_is_one_that_its_image_runs() -> None:
+    known = set(re.findall(r"python -m local\.containers (\w+)", containers.__doc__ or ""))
+    started = {
+        pod.container["args"][0]
+        for pod in rendered("local-keda").pods()
+        if pod.container["image"].startswith("esclusa-local:")
+    }
+
+    assert started == {"aws", "provision", "crm", "shop"}
+    assert started <= known
 
 
 def test_the_nightly_jobs_are_those_of_a_crontab() -> None:
@@ -509,7 +562,14 @@ def test_the_command_that_the_page_gives_makes_the_overlay_ones_own(tmp_path: Pa
 
 
 def test_the_page_makes_every_password_that_the_local_fleet_needs() -> None:
-    made = set(re.findall(r"--from-literal=([a-z0-9-]+)=", DOCS))
+    readme = (ROOT / "README.md").read_text()
+    (made,), (made_too,) = (
+        {
+            frozenset(re.sub(r"[\\\s]+", " ", names).split())
+            for names in re.findall(r"\$\(for name in ([^;]+); do echo --from-literal", text)
+        }
+        for text in (DOCS, readme)
+    )
     needed = {
         item["key"]
         for pod in rendered("local-keda").pods()
@@ -517,4 +577,4 @@ def test_the_page_makes_every_password_that_the_local_fleet_needs() -> None:
         for item in volume.get("secret", {}).get("items", ())
     }
 
-    assert made == needed
+    assert made == made_too == needed

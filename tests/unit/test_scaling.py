@@ -6,7 +6,7 @@ import pytest
 from support.ledger_rows import NOON, a_batch, an_attempt
 
 from bench import scaling
-from bench.scaling import WORKERS, Autoscaler, Case, Pods, Worker, simulate, steady_pods, wanted_pods
+from bench.scaling import Autoscaler, Case, Pods, Worker, simulate, steady_containers, wanted_pods
 from bench.service_times import COLD_BATCHES, service_time
 from shared.domain.batches import Attempt
 
@@ -123,19 +123,19 @@ def test_the_same_case_comes_to_the_same() -> None:
 
 def test_workers_that_are_counted_out_keep_up() -> None:
     case = Case(table_count=3000, every_minutes=15)
-    enough = steady_pods(case, SECONDS)
+    enough = steady_containers(case, SECONDS)
     too_few = {**enough, "processor": enough["processor"] // 2}
 
-    assert enough == {"extractor": 3, "processor": 5, "publisher": 5}
-    assert simulate(case, SECONDS, fixed_pods=enough).slowest_seconds is not None
-    assert simulate(case, SECONDS, fixed_pods=too_few).slowest_seconds is None
+    assert enough == {"extractor": 5, "processor": 5, "publisher": 5}
+    assert simulate(case, SECONDS, containers=enough).slowest_seconds is not None
+    assert simulate(case, SECONDS, containers=too_few).slowest_seconds is None
 
 
 def test_every_task_has_its_connections() -> None:
-    outcome = simulate(Case(10, 15), SECONDS, fixed_pods={"extractor": 3, "processor": 2, "publisher": 1})
+    outcome = simulate(Case(10, 15), SECONDS, containers={"extractor": 3, "processor": 2, "publisher": 1})
 
     assert outcome.pods == {"extractor": 3, "processor": 2, "publisher": 1}
-    assert outcome.ledger_connections == 2 * (3 * WORKERS["extractor"].concurrency + 2 + 1)
+    assert outcome.ledger_connections == 2 * (3 + 2 + 1)
 
 
 def test_the_page_shows_what_the_simulation_says() -> None:
@@ -150,7 +150,15 @@ def test_one_case_is_told_for_programs_too(capsys: pytest.CaptureFixture[str]) -
     assert '"table_count": 40' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--tables", "0"], ["--tables", "5", "--every", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tables", "0"],
+        ["--tables", "5", "--every", "0"],
+        ["--tables", "5", "--seconds", "1", "0", "1"],
+        ["--tables", "5", "--seconds", "1"],
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         scaling.main(arguments)
