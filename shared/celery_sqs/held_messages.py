@@ -152,6 +152,7 @@ class HeldMessages:
             except Exception:
                 # Whatever it is, the next beat may succeed; a dead heartbeat would double every long task.
                 log.exception("heartbeat_failed", queue=self._queue.queue.name)
+                record(VISIBILITY_RENEWALS, queue=self._queue.queue.name, outcome="failed")
 
     def renew_all(self) -> None:
         """Renew everything in hand once, and give up what has been held for longer than any task may run."""

@@ -145,7 +145,7 @@ VISIBILITY_RENEWALS: Final = _counter(
     Unit.COUNT,
     ("queue", "outcome"),
     _WORKER,
-    "Renewals of what SQS hides for this worker: `renewed`, or `refused` for a message that was not in its hand any more.",
+    "Renewals of what SQS hides for this worker: `renewed`, `refused` by SQS, or `failed`, of all of them at once.",
 )
 TASKS_LOST: Final = _counter(
     "tasks_lost",

@@ -193,7 +193,7 @@ def test_only_those_mount_a_secret_who_need_it() -> None:
 def test_against_aws_nothing_local_runs() -> None:
     services = composed(AWS)
 
-    assert set(services) == {*WORKERS, "enqueuer", "control"}
+    assert set(services) == {*WORKERS, "enqueuer", "exporter", "control"}
     for form in services.values():
         assert not set(form["environment"]) & {
             "AWS_ENDPOINT_URL",

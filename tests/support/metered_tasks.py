@@ -1,5 +1,7 @@
 """The task of a worker whose work does what the slot of its batch says."""
 
+import os
+import signal
 from functools import cache
 
 import structlog
@@ -30,6 +32,8 @@ def work(assignment: Assignment) -> StageResult:
             raise Refused(Reason.NULL_CURSOR, "a row has none")
         case "raise":
             raise ValueError("alice@example.com is no number")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
     return StageResult(counts={"rows_read": 3, "rows_written": 2, "rows_outside_window": 1})
 
 
