@@ -411,7 +411,9 @@ def _print_file(file: DataFile) -> None:
         "checked": file.checked_at,
         "deleted": file.deleted_at,
     }
-    if file.batch_id is None:
+    if file.compaction_id is not None:
+        facts["written by"] = f"compaction {file.compaction_id}"
+    elif file.is_foreign:
         aside = Location(file.location.bucket, quarantine_key(file.location.key, sha256=file.sha256))
         facts["written by"] = "no attempt that the ledger knows"
         facts["set aside as"] = aside if file.deleted_at else f"{aside}, as soon as the cleaner comes by"

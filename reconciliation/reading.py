@@ -46,6 +46,7 @@ class Reading:
         self.history = history
         self.places = places
         self._timeline = group.timeline
+        self._rows: CommittedRows | None = None
         self._on_rows = on_rows
 
     @property
@@ -157,6 +158,12 @@ class Reading:
                     count.problem = count.problem or str(refusal)
 
     def _files_of(self, batch: Batch) -> list[DataFile]:
-        """Return where the rows of a batch lie now: compactions go on meanwhile."""
+        """
+        Return where the rows of a batch lie.
+
+        What was compacted when the reading began: files that are replaced meanwhile stay for a day at least.
+        """
         with self.places.ledger.transaction() as tx:
-            return CommittedRows.of(tx, batch.source, batch.table).files_of(tx, batch)
+            if self._rows is None:
+                self._rows = CommittedRows.of(tx, batch.source, batch.table)
+            return self._rows.files_of(tx, batch)

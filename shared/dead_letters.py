@@ -16,7 +16,7 @@ import structlog
 
 from shared import lifecycle
 from shared.domain.batches import STATES_AT_REST, Batch
-from shared.domain.files import FileStatus, Location, ParsedKey
+from shared.domain.files import FileStatus, Location, ParsedKey, compaction_of_key
 from shared.domain.reasons import Reason
 from shared.errors import MalformedMessage, Unavailable
 from shared.messages import (
@@ -136,7 +136,7 @@ def _of_object(queue: QueueName, location: Location, tx: LedgerTransaction) -> J
     if file is None:
         return _of_unrecorded_object(location, tx)
     if file.batch_id is None:
-        # No attempt wrote it, and the ledger knows: the rest is the cleaner's.
+        # A compaction wrote it, or nobody of ours, and the ledger knows: the rest is the cleaner's.
         return Judgement(Standing.AT_REST)
     if file.status is FileStatus.ANNOUNCED:
         return _of_batch(queue, file.batch_id, tx)
@@ -145,6 +145,9 @@ def _of_object(queue: QueueName, location: Location, tx: LedgerTransaction) -> J
 
 
 def _of_unrecorded_object(location: Location, tx: LedgerTransaction) -> Judgement:
+    if (compaction_id := compaction_of_key(location.key)) and tx.compaction(compaction_id) is not None:
+        # It is proven by who writes it; the gate has nothing to do.
+        return Judgement(Standing.AT_REST)
     parsed = ParsedKey.of(location.key)
     batch = tx.batch(parsed.batch_id) if parsed else None
     if parsed is None or batch is None or batch.bucket != location.bucket:
@@ -163,7 +166,7 @@ def _of_batch_to_clean(message: CleanBatch, tx: LedgerTransaction) -> Judgement:
 
 def _of_object_to_set_aside(location: Location, tx: LedgerTransaction) -> Judgement:
     file = tx.file(location)
-    is_foreign = file is not None and file.batch_id is None and file.deleted_at is None
+    is_foreign = file is not None and file.is_foreign and file.deleted_at is None
     return Judgement(Standing.WAITING if is_foreign else Standing.AT_REST)
 
 

@@ -1,11 +1,12 @@
 """Which committed files a reader of the lake sees of a table: what the ledger says, and not what a bucket holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.compactions import CommittedRows, file_of, own_files
+from shared.compactions import CommittedRows, file_of
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import PublishMode
-from shared.domain.files import DataFile, day_of_key
+from shared.domain.files import Area, DataFile, day_of_key
 from shared.domain.rollbacks import Rollback
 from shared.domain.windows import is_key_sweep
 from shared.ports import LedgerTransaction
@@ -50,6 +51,7 @@ def visible_files(tx: LedgerTransaction, source: str, table: str) -> list[Visibl
         if contract.publishing.mode is PublishMode.REPLACE:
             batches = [max(batches, key=lambda batch: (batch.as_of, batch.changed_at))]
     rows = CommittedRows.of(tx, source, table)
+    own = _files_by_attempt(tx, batches)
     found: dict[str, VisibleFile] = {}
     for batch in batches:
         compaction = rows.compaction_of(batch.id)
@@ -61,8 +63,19 @@ def visible_files(tx: LedgerTransaction, source: str, table: str) -> list[Visibl
                 file, compaction.contract_version, compaction.day, compaction.carrier.batch_id
             )
             continue
-        for file in own_files(tx, batch):
+        for file in own.get((batch.id, batch.committed_attempt), []):
             found[str(file.location)] = VisibleFile(
                 file, batch.contract_version, day_of_key(file.location.key), batch.id
             )
     return list(found.values())
+
+
+def _files_by_attempt(
+    tx: LedgerTransaction, batches: Sequence[Batch]
+) -> dict[tuple[str | None, int | None], list[DataFile]]:
+    """Return the files in `final/` of a table, by batch and attempt: one question, whatever the number of batches."""
+    found: dict[tuple[str | None, int | None], list[DataFile]] = {}
+    for bucket, table in {(batch.bucket, batch.table) for batch in batches}:
+        for file in tx.files(areas=[Area.FINAL], bucket=bucket, table=table):
+            found.setdefault((file.batch_id, file.attempt), []).append(file)
+    return found

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.lake_house import LakeHouse
 from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, contract_of
 
@@ -436,3 +438,43 @@ def test_a_catalog_that_lost_its_memory_is_filled_as_it_was(house):
     assert house.lake_rows() == before
     assert len(before) == 13
     assert compaction.id in str(house.lake_folders())
+
+
+# ---- any batches -------------------------------------------------------------------------------------------
+
+COUNTS = st.lists(st.integers(0, 3), min_size=1, max_size=8)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(counts=COUNTS, target=st.integers(500, 6000), most=st.integers(1, 5))
+def test_whatever_there_is_each_batch_is_in_one_group_at_most_and_each_row_where_the_ledger_says(
+    counts, target, most
+):
+    house = LakeHouse()
+    expected = {}
+    for quarter, count in enumerate(counts):
+        own = [(100 * quarter + number, "x" * number, at(quarter)) for number in range(count)]
+        expected[house.publish(own, APPEND, quarter=quarter).id] = own
+    before = house.lake_rows()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compact, "MAX_PARTITIONS_PER_REQUEST", most)
+        groups = groups_of(house, target_size_in_bytes=target)
+        done = [compact.compact_group(group, tools=tools_of(house), detail="test") for group in groups]
+
+    ids = [member.batch.id for group in groups for member in group.members]
+    assert len(ids) == len(set(ids))
+    assert all(2 <= len(group.members) <= most and group.size_in_bytes <= target for group in groups)
+    assert [part.batch_id for compaction in done for part in compaction.batches] == ids
+    assert house.lake_rows() == ledger_rows(house) == before
+    with house.ledger.transaction() as tx:
+        rows = CommittedRows.of(tx, "shop", "orders")
+        files = {batch.id: rows.files_of(tx, batch) for batch in tx.batches()}
+    for batch_id, own in expected.items():
+        found = [
+            row
+            for file in files[batch_id]
+            for block in read_blocks(file, columns=APPEND.output_columns, store=house.store)
+            for row in block.rows()
+        ]
+        assert found == own
