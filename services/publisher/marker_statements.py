@@ -127,7 +127,11 @@ SELECT table_name, batch_id, mode, window_start, window_end, rows_staged, rows_i
     ), false)
 FROM (
     SELECT *,
-        coalesce(window_start IS NULL OR window_start <= max(window_end) OVER ({by_window} {before}), true) AS follows
+        coalesce(
+            window_start IS NULL OR window_start <= max(CASE WHEN mode <> '{PRUNE_MODE}' THEN window_end END)
+                OVER ({by_window} {before}),
+            true
+        ) AS follows
     FROM {LOADS} WHERE source = {quote_text(source)}
 ) AS marked"""
 

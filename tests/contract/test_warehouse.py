@@ -893,6 +893,16 @@ def test_a_window_that_is_missing_before_others_is_told(answering):
     assert loads_of(answering, "is_gapless") == [(True,)] * 4
 
 
+def test_a_key_sweep_hides_no_window_that_is_missing(answering):
+    for quarter in (1, 4):
+        answering.load([ANNA], SWEPT, quarter=quarter)
+
+    answering.warehouse.prune(keys_present(answering, ANNA[0], quarter=3))
+
+    told = loads_of(answering, "mode", "is_gapless")
+    assert told == [("merge", True), ("prune", True), ("merge", False)]
+
+
 def test_a_table_held_at_an_earlier_state_is_told_with_the_batches_that_it_has(answering):
     first = loaded(answering, [ANNA], quarter=1)
     second = loaded(answering, [ANNE], quarter=2)
