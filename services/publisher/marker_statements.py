@@ -128,7 +128,7 @@ SELECT table_name, batch_id, mode, window_start, window_end, rows_staged, rows_i
 FROM (
     SELECT *,
         coalesce(
-            window_start IS NULL OR window_start <= max(CASE WHEN mode <> '{PRUNE_MODE}' THEN window_end END)
+            mode = '{PRUNE_MODE}' OR window_start IS NULL OR window_start <= max(CASE WHEN mode <> '{PRUNE_MODE}' THEN window_end END)
                 OVER ({by_window} {before}),
             true
         ) AS follows
