@@ -28,6 +28,7 @@ from cli import (
     queues,
     recount,
     redrive,
+    redshift,
     rollback,
     rotation,
     sources,
@@ -106,6 +107,7 @@ app.add_typer(contract.app, name="contract")
 app.add_typer(infra.app, name="infra")
 app.add_typer(rotation.app, name="mask")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(redshift.app, name="redshift")
 
 
 def main() -> None:

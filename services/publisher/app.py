@@ -8,7 +8,7 @@ from services.publisher.catalog import LakeCatalog
 from services.publisher.glue import GlueCatalog, make_glue_client
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.publish import publish
-from services.publisher.redshift.data_api import DataApi, Place, make_data_client
+from services.publisher.redshift.data_api import DataApi, make_data_client
 from services.publisher.redshift.load import Access
 from services.publisher.redshift.warehouse import RedshiftWarehouse
 from services.publisher.settings import PublisherSettings, WarehouseKind
@@ -54,15 +54,8 @@ def connect_warehouse(fleet: Fleet) -> Warehouse:
 
 def connect_redshift(fleet: Fleet, settings: PublisherSettings) -> RedshiftWarehouse:
     """Return the warehouse in Redshift. It is spoken to at first use."""
-    place = Place(
-        settings.redshift_database,
-        workgroup=settings.redshift_workgroup,
-        cluster=settings.redshift_cluster,
-        secret_arn=settings.redshift_secret_arn,
-        db_user=settings.redshift_db_user,
-    )
     client = make_data_client(fleet.settings.region)
-    api = DataApi(client, place, timeout_seconds=settings.redshift_timeout_seconds)
+    api = DataApi(client, settings.redshift_place, timeout_seconds=settings.redshift_timeout_seconds)
     return RedshiftWarehouse(
         Access(
             api,

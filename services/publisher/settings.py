@@ -6,6 +6,8 @@ from typing import Self
 from pydantic import Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.publisher.redshift.place import Place
+
 
 class WarehouseKind(StrEnum):
     """What native tables lie in."""
@@ -52,6 +54,17 @@ class PublisherSettings(BaseSettings):
         description="Role of the warehouse that may read every source's tables, also those to come; empty grants "
         "nothing by itself.",
     )
+
+    @property
+    def redshift_place(self) -> Place:
+        """Which database of Redshift, and as whom."""
+        return Place(
+            self.redshift_database,
+            workgroup=self.redshift_workgroup,
+            cluster=self.redshift_cluster,
+            secret_arn=self.redshift_secret_arn,
+            db_user=self.redshift_db_user,
+        )
 
     @model_validator(mode="after")
     def _name_the_warehouse(self) -> Self:

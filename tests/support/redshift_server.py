@@ -31,8 +31,9 @@ from botocore.validate import ParamValidator
 from psycopg import sql as psycopg_sql
 from psycopg.types.string import TextLoader
 
-from services.publisher.redshift.data_api import Clock, DataApi, Place
+from services.publisher.redshift.data_api import Clock, DataApi
 from services.publisher.redshift.load import Access
+from services.publisher.redshift.place import Place
 from services.publisher.redshift.warehouse import RedshiftWarehouse
 from shared.domain.files import Location
 from shared.object_store.memory import MemoryObjectStore
@@ -44,6 +45,7 @@ _SETUP = """
 CREATE DOMAIN super AS json;
 CREATE FUNCTION json_parse(text) RETURNS super LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1::json::super';
 CREATE FUNCTION from_varbyte(bytea, text) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS 'SELECT encode($1, $2)';
+CREATE VIEW stv_db_isolation_level AS SELECT current_database() AS db_name, 'Snapshot Isolation'::text AS isolation_level;
 CREATE VIEW svv_relation_privileges AS
 SELECT n.nspname AS namespace_name, c.relname AS relation_name, acl.privilege_type,
     coalesce(r.rolname, '') AS identity_name,
@@ -232,6 +234,8 @@ class FakeDataClient:
             self._copy(cursor, text)
             return
         if match := _WIDENED.match(text):
+            if cursor.connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+                raise _CopyError("ALTER TABLE ALTER COLUMN cannot run inside a transaction block")
             _widen(cursor, text, match)
             return
         if values:

@@ -10,8 +10,9 @@ from botocore.exceptions import EndpointConnectionError
 from botocore.stub import ANY, Stubber
 from support.redshift_server import FastClock
 
-from services.publisher.redshift.data_api import DataApi, Place
+from services.publisher.redshift.data_api import DataApi
 from services.publisher.redshift.errors import StatementFailed, translated
+from services.publisher.redshift.place import Place
 from services.publisher.redshift.plan import Guard, Statement, Wrong, guard_sql
 from shared.domain.reasons import Reason
 from shared.errors import ConfigurationError, Refused, Unavailable
