@@ -38,6 +38,8 @@ from shared.telemetry.settings import MetricsSettings
 KUBERNETES_VERSIONS = ("1.29", "1.37")
 
 WORKERS = ("extractor", "backfiller", "processor", "publisher")
+#: Each has a role of its name.
+ROLES = (*SERVICE_ROLES, "upkeep")
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
@@ -499,7 +501,7 @@ def test_the_nightly_jobs_are_those_of_a_crontab() -> None:
     crontab = run_command("crontab", "--sources", str(ROOT / "sources"), "--json").document
     wanted = {
         (line["schedule"], *shlex.split(line["command"])[1:])
-        for line in [*crontab["recounts"], *crontab["proofs"]]
+        for line in [*crontab["recounts"], *crontab["proofs"], *crontab["compactions"]]
     }
 
     jobs = {
@@ -533,10 +535,10 @@ def test_each_service_account_takes_the_role_that_is_named_as_it() -> None:
     used = {pod.owner: pod.spec["serviceAccountName"] for pod in rendered("aws").pods()}
 
     assert accounts == {
-        name: f"arn:aws:iam::111122223333:role/{role_name('esclusa', name)}" for name in SERVICE_ROLES
+        name: f"arn:aws:iam::111122223333:role/{role_name('esclusa', name)}" for name in ROLES
     }
     assert used["Deployment/extractor"] == used["Deployment/backfiller"] == "extractor"
-    assert set(used.values()) == set(SERVICE_ROLES)
+    assert set(used.values()) == set(ROLES)
 
 
 # ---- the pages -------------------------------------------------------------------------------------------------

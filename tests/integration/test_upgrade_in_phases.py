@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +14,7 @@ import pytest
 from support.commands import Shell
 from support.ledgers import copied_database, migrated_template, postgres_ledger
 
+from cli import checks
 from cli.output import ExitCode
 from infra import migrations
 from infra.migrations import POST, PRE, Chain
@@ -120,30 +119,21 @@ def test_an_old_version_leaves_a_newer_ledger_alone(migrated: str) -> None:
 
 
 @contextmanager
-def held_lock(dsn: str, *, seconds: float) -> Iterator[None]:
-    """Hold the table of batches, as a long report would."""
-    is_held = threading.Event()
-
-    def hold() -> None:
-        with psycopg.connect(dsn) as connection:
-            connection.execute("LOCK TABLE esclusa.batch IN ACCESS SHARE MODE")
-            is_held.set()
-            time.sleep(seconds)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    is_held.wait(timeout=30)
-    yield
-    holder.join()
+def held_lock(dsn: str) -> Iterator[psycopg.Connection]:
+    """Hold the table of batches, as a long report would, until the connection is closed."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("LOCK TABLE esclusa.batch IN ACCESS SHARE MODE")
+        yield connection
 
 
 def test_a_migration_gives_way_to_who_holds_a_table_and_tries_again(
     migrated: str, removals: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 0.1)
 
-    with held_lock(migrated, seconds=1.0):
+    with held_lock(migrated) as holder:
+        # While it pauses, the holder is done.
+        monkeypatch.setattr(migrations.time, "sleep", lambda _: holder.rollback())
         ran = migrations.upgrade(migrated, chains=[removals])
 
     assert ran == ["post 0001", "post 0002"]
@@ -153,10 +143,10 @@ def test_a_migration_gives_up_on_a_table_that_stays_locked(
     migrated: str, removals: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
 
-    with held_lock(migrated, seconds=1.0), pytest.raises(Unavailable, match="LockNotAvailable"):
+    with held_lock(migrated), pytest.raises(Unavailable, match="LockNotAvailable"):
         migrations.upgrade(migrated, chains=[removals])
 
     assert migrations.current(migrated, removals) is None
@@ -217,6 +207,24 @@ def test_a_worker_ends_before_its_first_message_if_the_tables_are_too_old(fresh_
 
     assert ended.returncode == 1
     assert "found none; migrate it first, with `esclusa migrate --phase pre`" in ended.stdout + ended.stderr
+
+
+def test_check_says_how_the_tables_and_the_code_stand_to_each_other(
+    migrated: str, removals: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Shell(secrets=MemorySecrets({"env:LEDGER_DSN": migrated})).fleet
+    at_the_newest = checks.ledger_revision(fleet)
+    monkeypatch.setattr(migrations, "POST", removals)
+    with_removals = checks.ledger_revision(fleet)
+    set_revision(migrated, PRE.version_table, "9999")
+
+    assert at_the_newest == f"revision {migrations.newest()}"
+    assert with_removals.endswith(
+        "2 removals wait for `esclusa migrate --phase post`, once no older version runs"
+    )
+    assert f"revision 9999; newer than this version of Esclusa, which needs {migrations.newest()}" in (
+        checks.ledger_revision(fleet)
+    )
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
