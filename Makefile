@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Two test processes fit a small machine; each starts servers of its own.
 TEST_PROCESSES ?= 2
 TESTS ?= tests
+PYTEST_OPTIONS ?=
 OUTAGE_SECONDS ?= 180
 SOAK_SECONDS ?= 1800
 WRITERS_SECONDS ?= 600
@@ -42,7 +43,7 @@ down: $(VENV)/.local ## Stop the fleet on this machine; the data in .esclusa sta
 	$(BIN)/esclusa down
 
 test: $(VENV)/.dev ## Run all tests.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder -rs $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder -rs $(PYTEST_OPTIONS) $(TESTS)
 
 chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one at a time. CHAOS_SAMPLE=20 does some.
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.sweep

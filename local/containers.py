@@ -21,6 +21,7 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -59,6 +60,9 @@ EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104
 AWS_HOST, AWS_PORT = "aws", 4566
 CRM_HOST, CRM_PORT = "crm", 8443
 CONTROL_HOST, WAREHOUSE_HOST, SHOP_HOST = "control-db", "warehouse-db", "shop-db"
+
+#: Lambdas, too, start beside a dozen containers that start, on whatever machine it is.
+FUNCTION_TIMEOUT_SECONDS: Final = 60
 
 #: Each secret is a file, in the directory of the part that it opens.
 SECRET_FILES: Final = (
@@ -150,7 +154,11 @@ def provision_fleet(sources: Path) -> int:
     Raises:
         ConfigurationError: if a setting of the fleet is another one than what was provisioned.
     """
-    provisioned = provision(addresses(), load_sources(sources).sources)
+    provisioned = provision(
+        addresses(),
+        load_sources(sources).sources,
+        function_timeout=timedelta(seconds=FUNCTION_TIMEOUT_SECONDS),
+    )
     for name, value in provisioned.environment.items():
         if os.environ.get(name) != value:
             raise ConfigurationError(

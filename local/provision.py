@@ -30,6 +30,8 @@ WAREHOUSE_SECRET = "esclusa/warehouse"  # noqa: S105
 
 #: A dead worker's batch is taken over after so long. Short: people watch.
 CLAIM_LEASE = timedelta(seconds=15)
+#: A Lambda is given up after so long, with its start.
+FUNCTION_TIMEOUT = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ class Provisioned:
     has_changed: bool
 
 
-def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
+def local_plan(
+    *, claim_lease: timedelta = CLAIM_LEASE, function_timeout: timedelta = FUNCTION_TIMEOUT
+) -> Plan:
     """Return what is deployed locally: the same templates as in AWS, with times for people who watch."""
     return Plan(
         prefix=PREFIX,
@@ -50,7 +54,7 @@ def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
         code=InlineCode(),
         deployment="local",
         worker_visibility_timeout_seconds=30,
-        function_timeout_seconds=20,
+        function_timeout_seconds=int(function_timeout.total_seconds()),
         max_concurrency=2,
         # The local server keeps every version for ever.
         noncurrent_retention_days=None,
@@ -68,7 +72,11 @@ def local_plan(*, claim_lease: timedelta = CLAIM_LEASE) -> Plan:
 
 
 def provision(
-    addresses: Addresses, sources: Sequence[Source], *, claim_lease: timedelta = CLAIM_LEASE
+    addresses: Addresses,
+    sources: Sequence[Source],
+    *,
+    claim_lease: timedelta = CLAIM_LEASE,
+    function_timeout: timedelta = FUNCTION_TIMEOUT,
 ) -> Provisioned:
     """
     Bring secrets and stacks to what the sources need. Repeating it is no error.
@@ -78,7 +86,7 @@ def provision(
     """
     clients = _Clients(addresses)
     _put_secrets(addresses, clients)
-    plan = local_plan(claim_lease=claim_lease)
+    plan = local_plan(claim_lease=claim_lease, function_timeout=function_timeout)
     cloudformation = clients.make("cloudformation")
     origins = [source.tables[0].origin for source in sources]
     shared = stack_name(PREFIX)

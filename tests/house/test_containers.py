@@ -37,6 +37,15 @@ def test_no_dockerfile_is_forgotten() -> None:
     assert found == set(DOCKERFILES)
 
 
+def test_every_package_of_the_wheel_comes_into_the_build() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]["packages"]
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert {f"!{package}" for package in built} <= set(let_in)
+
+
 def test_all_images_are_built_from_the_same_stages() -> None:
     (shared,) = {
         re.findall(r"(?s)# ---- shared stages.*# ---- end of the shared stages", f.read_text())[0]

@@ -7,11 +7,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.runtime_api import running_lambda
 
 from infra import package
 from infra.package import MAX_DIRECT_UPLOAD_BYTES, MAX_UNZIPPED_BYTES, PACKAGES, Archive
 from infra.plan import FUNCTION_QUEUES, SCHEDULES
 from shared.errors import ConfigurationError
+from shared.ports import QueueName
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,11 +61,16 @@ def test_its_native_code_is_for_the_runtime_of_lambda(archive: Archive) -> None:
     assert all("cpython-312-x86_64-linux-gnu" in name for name in native)
 
 
-def test_every_handler_imports_from_the_zip_alone_and_reads_a_footer(tmp_path: Path) -> None:
-    # For the Python at hand: that of Lambda may not be installed here.
-    built = build_or_skip(tmp_path / "here.zip", python_version=HERE)
-    root = tmp_path / "unzipped"
-    zipfile.ZipFile(built.path).extractall(root)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unzipped code, for the Python at hand: that of Lambda may not be installed here."""
+    folder = tmp_path_factory.mktemp("here")
+    built = build_or_skip(folder / "here.zip", python_version=HERE)
+    zipfile.ZipFile(built.path).extractall(folder / "unzipped")
+    return folder / "unzipped"
+
+
+def test_every_handler_imports_from_the_zip_alone_and_reads_a_footer(root: Path, tmp_path: Path) -> None:
     functions = [*FUNCTION_QUEUES, *SCHEDULES]
     modules = [f"lambdas.{function.replace('-', '_')}.handler" for function in functions]
 
@@ -89,6 +96,38 @@ print(json.dumps([footer.record_count, [pa.__file__, psycopg.__file__, boto3.__f
     record_count, files = json.loads(finished.stdout)
     assert record_count == 2
     assert all(file.startswith(str(root)) for file in files)
+
+
+@pytest.mark.parametrize("function", [*FUNCTION_QUEUES, *SCHEDULES])
+def test_every_function_runs_from_the_zip_under_the_runtime_client_of_aws(root: Path, function: str) -> None:
+    # Its ledger is away: so it is seen whether all that it is made of came up, and what it says.
+    environment = {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "eu-west-1",
+        "ESCLUSA_LEDGER_DSN": "env:LEDGER_DSN",
+        "LEDGER_DSN": "postgresql://nobody@127.0.0.1:9/nowhere",
+        "ESCLUSA_QUEUE_URLS": json.dumps({str(queue): f"http://127.0.0.1:9/{queue}" for queue in QueueName}),
+    }
+    message = {"messageId": "m1", "body": json.dumps({"version": 1, "batch_id": "b" + 24 * "0"})}
+    message |= {
+        "eventSource": "aws:sqs",
+        "receiptHandle": "h",
+        "attributes": {"ApproximateReceiveCount": "1"},
+    }
+    is_called_by_queue = function in FUNCTION_QUEUES
+
+    with running_lambda(
+        f"lambdas.{function.replace('-', '_')}.handler.handle", environment, root=root
+    ) as running:
+        kind, answer = running.call({"Records": [message]} if is_called_by_queue else {})
+
+    if is_called_by_queue:
+        assert (kind, answer) == ("response", {"batchItemFailures": [{"itemIdentifier": "m1"}]})
+    else:
+        assert kind == "error"
+        assert answer["errorType"] == "Unavailable"
+        assert "127.0.0.1" in answer["errorMessage"]
 
 
 def test_dependencies_without_their_hash_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

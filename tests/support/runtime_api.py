@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from local.processes import SOURCE_ROOT
@@ -30,15 +31,25 @@ class RunningLambda:
 
     def invoke(self, event: Mapping[str, Any]) -> Any:
         """Return what the function answers to an event."""
-        self.events.put(json.dumps(event))
-        kind, answer = self.answers.get(timeout=TIMEOUT_SECONDS)
+        kind, answer = self.call(event)
         assert kind == "response", answer
         return answer
 
+    def call(self, event: Mapping[str, Any]) -> tuple[str, Any]:
+        """Return `response` or `error`, and which."""
+        self.events.put(json.dumps(event))
+        return self.answers.get(timeout=TIMEOUT_SECONDS)
+
 
 @contextmanager
-def running_lambda(handler: str, environment: Mapping[str, str]) -> Iterator[RunningLambda]:
-    """Start a function, such as `lambdas.gate_tmp.handler.handle`, with this environment and little else."""
+def running_lambda(
+    handler: str, environment: Mapping[str, str], *, root: Path = SOURCE_ROOT
+) -> Iterator[RunningLambda]:
+    """
+    Start a function, such as `lambdas.gate_tmp.handler.handle`, with this environment and little else.
+
+    `root` is where its code is, and what it finds there goes before what is installed.
+    """
     function = RunningLambda()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _api_of(function))
     server.daemon_threads = True
@@ -46,13 +57,11 @@ def running_lambda(handler: str, environment: Mapping[str, str]) -> Iterator[Run
     variables = {
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(SOURCE_ROOT),
+        "PYTHONPATH": str(root),
         "TZ": ":UTC",
         **environment,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "awslambdaric", handler], cwd=SOURCE_ROOT, env=variables
-    )
+    process = subprocess.Popen([sys.executable, "-m", "awslambdaric", handler], cwd=root, env=variables)
     try:
         yield function
     finally:
