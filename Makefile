@@ -26,6 +26,8 @@ RENDERED_WHOLE = ESCLUSA_BUCKET_PREFIX=whole ESCLUSA_ALARM_TOPIC_ARN=arn:aws:sns
 	ESCLUSA_INFRA_LAMBDA_SUBNET_IDS='["subnet-0123456789abcdef0"]' \
 	ESCLUSA_INFRA_LAMBDA_SECURITY_GROUP_IDS='["sg-0123456789abcdef0"]' \
 	ESCLUSA_INFRA_OIDC_PROVIDER_ARN=arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/A \
+	ESCLUSA_WAREHOUSE=redshift ESCLUSA_REDSHIFT_WORKGROUP=analytics ESCLUSA_REDSHIFT_DATABASE=dev \
+	ESCLUSA_REDSHIFT_COPY_ROLE_ARN=arn:aws:iam::111122223333:role/copy \
 	ESCLUSA_INFRA_REDSHIFT_ARN=arn:aws:redshift-serverless:eu-west-1:111122223333:workgroup/analytics
 
 .PHONY: help demo test images images-check containers chaos outages rolling-restart soak writers crash-points bench lint infra-lint format up down lambdas lock clean

@@ -22,7 +22,6 @@ from cli.diagnosis_machine import (
 )
 from cli.findings import (
     ADVICE,
-    OPERATOR,
     READ_SOURCES,
     READ_WAREHOUSE,
     SKEW_FAILURE,
@@ -34,7 +33,7 @@ from cli.findings import (
     skewed,
 )
 from infra.matrix import LEDGER
-from infra.plan import AUDITOR, WORKER_QUEUES
+from infra.plan import AUDITOR, OPERATOR, UPKEEP, WORKER_QUEUES
 from shared.deadline import within
 from shared.errors import EsclusaError
 from shared.ports import QueueName
@@ -92,7 +91,7 @@ def _looks(patient: Patient) -> Iterator[tuple[str, Look]]:
         yield f"queue {queue}", partial(look_at_queue, patient, queue)
     if patient.role in READ_WAREHOUSE:
         yield "warehouse", partial(_warehouse, patient)
-    if patient.role == "publisher":
+    if patient.role in {"publisher", UPKEEP}:
         yield "catalog", partial(look_at_catalog, patient)
 
 

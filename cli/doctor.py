@@ -23,6 +23,8 @@ class Role(StrEnum):
     PUBLISHER = "publisher"
     PLANNER = "planner"
     AUDITOR = "auditor"
+    EXPORTER = "exporter"
+    UPKEEP = "upkeep"
 
 
 def doctor(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from infra.plan import Plan
+    from infra.plan import Plan, RedshiftTarget
     from infra.settings import InfraSettings
     from infra.templates import Template
+    from services.publisher.settings import PublisherSettings
     from shared.catalog import Source
     from shared.settings import FleetSettings
 
@@ -67,15 +68,16 @@ def read_blueprint() -> Blueprint:
 
 
 def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
-    from infra.plan import Network, PackagedCode, Plan, RedshiftTarget
+    from infra.plan import Network, PackagedCode, Plan
     from infra.uploads import code_key
     from lambdas.watcher.settings import WatcherSettings
-    from services.publisher.settings import PublisherSettings
+    from services.publisher.settings import PublisherSettings, WarehouseKind
     from shared.celery_sqs.settings import WorkerSettings
 
     watcher, publisher = WatcherSettings(), PublisherSettings()
     _require_kept_in_aws("ESCLUSA_LEDGER_DSN", fleet.ledger_dsn)
-    _require_kept_in_aws("ESCLUSA_WAREHOUSE_DSN", publisher.warehouse_dsn)
+    if publisher.warehouse is WarehouseKind.POSTGRES:
+        _require_kept_in_aws("ESCLUSA_WAREHOUSE_DSN", publisher.warehouse_dsn)
     if infra.max_receive_count <= fleet.max_attempts:
         raise ConfigurationError(
             f"ESCLUSA_INFRA_MAX_RECEIVE_COUNT: expected more than ESCLUSA_MAX_ATTEMPTS ({fleet.max_attempts}), found "
@@ -103,7 +105,7 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
         else None,
         oidc_provider_arn=infra.oidc_provider_arn,
         service_account_namespace=infra.service_account_namespace,
-        redshift=RedshiftTarget(infra.redshift_arn, infra.redshift_database) if infra.redshift_arn else None,
+        redshift=_redshift(infra, publisher) if publisher.warehouse is WarehouseKind.REDSHIFT else None,
         alarm_topic_arn=watcher.alarm_topic_arn,
         alarm_webhook_url=watcher.alarm_webhook_url,
         alarm_webhook_key=watcher.alarm_webhook_key,
@@ -113,6 +115,24 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
             if getattr(fleet, name) != type(fleet).model_fields[name].default
         ),
     )
+
+
+def _redshift(infra: "InfraSettings", publisher: "PublisherSettings") -> "RedshiftTarget":
+    from infra.plan import RedshiftTarget
+
+    target = RedshiftTarget(
+        infra.redshift_arn or "",
+        publisher.redshift_database,
+        secret_arn=publisher.redshift_secret_arn,
+        db_user=publisher.redshift_db_user,
+    )
+    if not target.arn or target.is_serverless != bool(publisher.redshift_workgroup):
+        kind = "workgroup" if publisher.redshift_workgroup else "cluster"
+        raise ConfigurationError(
+            f"ESCLUSA_INFRA_REDSHIFT_ARN: expected the ARN of the {kind} that the publisher's settings name, found "
+            f"{'that of something else' if target.arn else 'nothing'}"
+        )
+    return target
 
 
 def _require_kept_in_aws(variable: str, text: str) -> None:

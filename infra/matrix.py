@@ -23,9 +23,14 @@ BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
 # ---- resources, by kind --------------------------------------------------------------------------------------
 
 QUARANTINED, REJECTS = "what a gate refused", "lists of rejected rows"
+#: It lies in `tmp/`, so that whoever may touch that may touch it.
+FOR_COPY = "files for COPY"
 
-#: In the bucket of a source. `quarantine/` holds two things.
-OBJECTS: Final = (*(f"{area}/" for area in Area if area is not Area.QUARANTINE), QUARANTINED, REJECTS)
+#: In the bucket of a source. `quarantine/` holds two things, and a publisher to Redshift lays down a third in `tmp/`.
+OBJECTS: Final = (
+    *(f"{area}/" for area in Area if area is not Area.QUARANTINE),
+    *(QUARANTINED, REJECTS, FOR_COPY),
+)
 OF_ANOTHER_BUCKET = "objects of another bucket"
 QUEUES: Final = tuple(str(queue) for queue in QueueName)
 DEAD_LETTERS: Final = tuple(f"{queue}-dlq" for queue in QueueName)
@@ -109,9 +114,9 @@ NEVER: Final[Mapping[str, str]] = {
 #: Actions that know no resources, and the roles that may.
 WITHOUT_RESOURCE: Final[Mapping[str, tuple[str, ...]]] = {
     "cloudwatch:GetMetricData": ("operator",),
-    "redshift-data:DescribeStatement": ("publisher", "auditor"),
-    "redshift-data:GetStatementResult": ("publisher", "auditor"),
-    "redshift-data:CancelStatement": ("publisher", "auditor"),
+    "redshift-data:DescribeStatement": ("publisher", "auditor", "upkeep"),
+    "redshift-data:GetStatementResult": ("publisher", "auditor", "upkeep"),
+    "redshift-data:CancelStatement": ("publisher", "auditor", "upkeep"),
     "ecr:GetAuthorizationToken": ("host",),
     "iam:CreateUser": (),
     "lambda:UpdateFunctionCode": (),
@@ -140,6 +145,10 @@ def _secrets(*names: str) -> Lines:
     return {"secretsmanager:GetSecretValue": names}
 
 
+def _holding(area: str) -> tuple[str, ...]:
+    return (area, FOR_COPY) if area == f"{Area.TMP}/" else (area,)
+
+
 def _gate(own: str, then: str | None = None) -> Lines:
     let_on: Lines = {"s3:PutObject": (then,)} if then else {}
     return {
@@ -148,7 +157,7 @@ def _gate(own: str, then: str | None = None) -> Lines:
         **_SEND,
         **_consumes(f"gate-{own.rstrip('/')}"),
         **_LIST,
-        "s3:GetObject": (own, then) if then else (own,),
+        "s3:GetObject": (*_holding(own), then) if then else (own,),
         **let_on,
         **(_WRITE_KEY if then else _READ_KEY),
     }
@@ -163,6 +172,9 @@ _WAREHOUSE: Lines = {
     "redshift-serverless:GetCredentials": ("our workgroup",),
 }
 
+_CATALOG: Lines = {action: (OUR_TABLES,) for action in ACTIONS if action.startswith("glue:")}
+
+#: Of a fleet whose warehouse is Redshift Serverless. With one in PostgreSQL `IN_POSTGRES` takes the place of some lines.
 MATRIX: Final[Mapping[str, Lines]] = {
     "gate-tmp": _gate(_TMP, _INPUT),
     "gate-input": _gate(_INPUT, _PROCESSING),
@@ -201,9 +213,9 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_SEND,
         **_consumes("extract", "backfill"),
         **_LIST,
-        "s3:GetObject": (_TMP,),
-        "s3:PutObject": (_TMP,),
-        "s3:AbortMultipartUpload": (_TMP,),
+        "s3:GetObject": _holding(_TMP),
+        "s3:PutObject": _holding(_TMP),
+        "s3:AbortMultipartUpload": _holding(_TMP),
         **_WRITE_KEY,
     },
     "processor": {
@@ -217,19 +229,20 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_WRITE_KEY,
     },
     "publisher": {
-        **_secrets(LEDGER, WAREHOUSE),
+        **_secrets(LEDGER),
         **_SEND,
         **_consumes("publish"),
         **_LIST,
-        "s3:GetObject": (_FINAL,),
-        **_READ_KEY,
-        **{action: (OUR_TABLES,) for action in ACTIONS if action.startswith("glue:")},
+        "s3:GetObject": (_FINAL, FOR_COPY),
+        "s3:PutObject": (FOR_COPY,),
+        **_WRITE_KEY,
+        **_CATALOG,
         **_WAREHOUSE,
         "redshift-data:BatchExecuteStatement": ("our workgroup",),
     },
     "planner": {**_secrets(LEDGER, CONNECTIONS), **_SEND},
     "auditor": {
-        **_secrets(LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS),
+        **_secrets(LEDGER, CONNECTIONS, MASK_KEYS),
         **_LIST,
         "s3:GetObject": (_FINAL,),
         **_READ_KEY,
@@ -246,9 +259,42 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **{action: _EACH_QUEUE for action in ACTIONS if action.startswith("sqs:") and "Send" not in action},
         **_LIST,
         "s3:GetObject": (QUARANTINED, REJECTS),
+        **_READ_KEY,
+    },
+    "upkeep": {
+        **_secrets(LEDGER),
+        **_SEND,
+        **_LIST,
+        "s3:GetObject": (_FINAL,),
+        "s3:PutObject": (_FINAL,),
+        "s3:AbortMultipartUpload": (_FINAL,),
+        **_WRITE_KEY,
+        **_CATALOG,
+        **_WAREHOUSE,
+        "redshift-data:BatchExecuteStatement": ("our workgroup",),
     },
     "host": {"sts:AssumeRole": tuple(f"role of {role}" for role in SERVICE_ROLES)},
 }
+
+_WITHOUT_REDSHIFT: Lines = {action: () for action in ACTIONS if action.startswith("redshift")}
+
+#: The lines that are others with a warehouse in PostgreSQL: its DSN is a secret, and there is nothing to fetch by COPY.
+IN_POSTGRES: Final[Mapping[str, Lines]] = {
+    "publisher": {
+        **_secrets(LEDGER, WAREHOUSE),
+        "s3:GetObject": (_FINAL,),
+        "s3:PutObject": (),
+        "kms:GenerateDataKey": (),
+        **_WITHOUT_REDSHIFT,
+    },
+    "auditor": {**_secrets(LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS), **_WITHOUT_REDSHIFT},
+    "upkeep": {**_secrets(LEDGER, WAREHOUSE), **_WITHOUT_REDSHIFT},
+}
+
+
+def lines_of(role: str, *, is_redshift: bool) -> Lines:
+    """Return the lines of a role, with either warehouse."""
+    return MATRIX[role] if is_redshift else {**MATRIX[role], **IN_POSTGRES.get(role, {})}
 
 
 # ---- the page ------------------------------------------------------------------------------------------------
@@ -257,16 +303,24 @@ MATRIX: Final[Mapping[str, Lines]] = {
 def table() -> str:
     """Return the lines as a table in Markdown: actions that are on the same resources stand together."""
     rows = ["| role | may | on |", "|---|---|---|"]
-    for role, lines in MATRIX.items():
-        together: dict[tuple[str, ...], list[str]] = {}
-        for action, resources in lines.items():
-            together.setdefault(resources, []).append(action)
-        for resources, actions in together.items():
-            rows.append(f"| `{role}` | {_named(actions)} | {_abridged(resources)} |")
+    for role, whole in MATRIX.items():
+        lines = lines_of(role, is_redshift=False)
+        in_redshift = {action: whole[action] for action in whole if whole[action] != lines[action]}
+        rows += _rows(f"`{role}`", {action: found for action, found in lines.items() if found})
+        rows += _rows(f"`{role}`, to Redshift", in_redshift)
         free = [action for action, roles in WITHOUT_RESOURCE.items() if role in roles]
         if free:
             rows.append(f"| `{role}` | {_named(free)} | knows no resources |")
     return "\n".join(rows) + "\n"
+
+
+def _rows(role: str, lines: Lines) -> list[str]:
+    together: dict[tuple[str, ...], list[str]] = {}
+    for action, resources in lines.items():
+        together.setdefault(resources, []).append(action)
+    return [
+        f"| {role} | {_named(actions)} | {_abridged(resources)} |" for resources, actions in together.items()
+    ]
 
 
 def _named(actions: Sequence[str]) -> str:

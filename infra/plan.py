@@ -25,6 +25,11 @@ AUDITOR = "auditor"
 #: Tells Prometheus what ledger and queues say.
 EXPORTER = "exporter"
 
+#: What people do, each by a managed policy that their own role gets: look into queues and at what is held; compact and
+#: lead back tables.
+OPERATOR = "operator"
+UPKEEP = "upkeep"
+
 #: Every role that a process outside of Lambda takes.
 SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR, EXPORTER)
 
@@ -61,11 +66,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class RedshiftTarget:
-    """The warehouse that the publisher may send statements to: a workgroup, or a cluster and one of its databases."""
+    """The warehouse that statements are sent to: a workgroup, or a cluster and one of its databases."""
 
     arn: str
-    #: Of a cluster only: whose credentials are asked for by database.
-    database: str | None = None
+    database: str = ""
+    #: The secret of the database user, if the Data API is to sign in with one.
+    secret_arn: str = ""
+    #: The database user of a cluster without a secret; empty: the identity of the role.
+    db_user: str = ""
 
     @property
     def is_serverless(self) -> bool:
@@ -81,7 +89,7 @@ class Plan:
     prefix: str
     #: Reference to the control database's DSN.
     ledger_dsn: str
-    #: Reference to the warehouse's DSN, which only publisher and auditor may read.
+    #: Reference to the DSN of a warehouse in PostgreSQL, which only publisher, auditor and upkeep may read; else empty.
     warehouse_dsn: str
     code: InlineCode | PackagedCode
     #: `local` or `aws`, see `shared.settings.Deployment`.

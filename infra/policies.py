@@ -15,7 +15,6 @@ from infra.names import (
     queue_name,
 )
 from infra.plan import (
-    AUDITOR,
     EXPORTER,
     FUNCTION_QUEUES,
     PLANNER,
@@ -42,6 +41,10 @@ EVIDENCE = f"{Area.QUARANTINE}/*@{'?' * 16}"
 _AREAS = {area: f"{area}/*" for area in (*TRANSIENT_AREAS, Area.FINAL)}
 _PLACES = (*_AREAS.values(), REJECTS, EVIDENCE)
 
+#: What a publisher lays down for Redshift to fetch (`shared.domain.files.copy_key`).
+COPY_FILES = (f"{Area.TMP}/*/m*/files-?????.manifest", f"{Area.TMP}/*/m*/rows-?????.parquet")
+
+_WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 _DECRYPT = ("kms:Decrypt",)
 _ENCRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
 
@@ -86,18 +89,15 @@ def function_statements(plan: Plan, function: str, *, key: Any) -> list[Statemen
 def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
     """Return what a service may do, beside sending what the outbox holds and reading secrets of sources."""
     prefix = plan.prefix
-    own = secret_statements(
-        [plan.ledger_dsn, *([plan.warehouse_dsn] if role in {"publisher", AUDITOR} else [])]
-    )
+    own = secret_statements([plan.ledger_dsn])
     if role in WORKER_QUEUES:
         own.append(_consume(prefix, *WORKER_QUEUES[role]))
-    write = ("s3:PutObject", "s3:AbortMultipartUpload")
     match role:
         case "extractor":
             return [
                 *own,
                 _list(prefix),
-                *_objects(prefix, [_AREAS[Area.TMP]], *write, "s3:GetObject"),
+                *_objects(prefix, [_AREAS[Area.TMP]], *_WRITE, "s3:GetObject"),
                 _use_key(key, _ENCRYPT),
             ]
         case "processor":
@@ -105,22 +105,36 @@ def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
                 *own,
                 _list(prefix),
                 *_objects(prefix, [_AREAS[Area.PROCESSING], _AREAS[Area.FINAL], REJECTS], "s3:GetObject"),
-                *_objects(prefix, [_AREAS[Area.FINAL], REJECTS], *write),
+                *_objects(prefix, [_AREAS[Area.FINAL], REJECTS], *_WRITE),
                 _use_key(key, _ENCRYPT),
             ]
         case _ if role == PLANNER:
             return own
         case _ if role == EXPORTER:
             return [*own, _look_into_queues(prefix)]
+        case "publisher":
+            return [*_warehouse(plan), *own, *_publishing(plan, key=key)]
         case _:
-            read = [
+            return [
+                *_warehouse(plan, writes=False),
+                *own,
                 _list(prefix),
                 *_objects(prefix, [_AREAS[Area.FINAL]], "s3:GetObject"),
                 _use_key(key, _DECRYPT),
             ]
-            catalog = [_catalog(prefix)] if role == "publisher" else []
-            redshift = _redshift(plan.redshift, writes=role == "publisher") if plan.redshift else []
-            return [*own, *read, *catalog, *redshift]
+
+
+def _publishing(plan: Plan, *, key: Any) -> list[Statement]:
+    prefix, final = plan.prefix, _AREAS[Area.FINAL]
+    if plan.redshift is None:
+        objects = [*_objects(prefix, [final], "s3:GetObject"), _use_key(key, _DECRYPT)]
+    else:
+        objects = [
+            *_objects(prefix, [final, *COPY_FILES], "s3:GetObject"),
+            *_objects(prefix, COPY_FILES, "s3:PutObject"),
+            _use_key(key, _ENCRYPT),
+        ]
+    return [_list(prefix), *objects, _catalog(prefix)]
 
 
 def outbox_statements(prefix: str) -> list[Statement]:
@@ -135,7 +149,7 @@ def outbox_statements(prefix: str) -> list[Statement]:
     ]
 
 
-def operator_statements(plan: Plan) -> list[Statement]:
+def operator_statements(plan: Plan, *, key: Any) -> list[Statement]:
     """Return what people may do whose command looks into queues, puts them in order, and looks at what is held."""
     prefix = plan.prefix
     look = _look_into_queues(prefix)
@@ -146,8 +160,23 @@ def operator_statements(plan: Plan) -> list[Statement]:
         {**look, "Sid": "PutQueuesInOrder", "Action": [*look["Action"], *handle]},
         _list(prefix),
         *_objects(prefix, [REJECTS, EVIDENCE], "s3:GetObject"),
+        _use_key(key, _DECRYPT),
         # It knows no resources. Source: Service Authorization Reference, "Amazon CloudWatch".
         _of_no_resource("Ages", ["cloudwatch:GetMetricData"]),
+    ]
+
+
+def upkeep_statements(plan: Plan, *, key: Any) -> list[Statement]:
+    """Return what people may do whose command compacts tables, and leads them back to an earlier state."""
+    prefix = plan.prefix
+    return [
+        *_warehouse(plan),
+        *secret_statements([plan.ledger_dsn]),
+        *outbox_statements(prefix),
+        _list(prefix),
+        *_objects(prefix, [_AREAS[Area.FINAL]], *_WRITE, "s3:GetObject"),
+        _use_key(key, _ENCRYPT),
+        _catalog(prefix),
     ]
 
 
@@ -280,7 +309,8 @@ def _objects(prefix: str, places: Sequence[str], *actions: str) -> list[Statemen
 
 
 def _other_places(places: Sequence[str]) -> list[str]:
-    others = [place for place in _AREAS.values() if place not in places]
+    inner = {_AREAS[Area.TMP]} if set(COPY_FILES).issubset(places) else set()
+    others = [place for place in _AREAS.values() if place not in {*places, *inner}]
     if REJECTS not in places:
         return [*others, f"{Area.QUARANTINE}/*"]
     return [*others, EVIDENCE, *(f"{Area.QUARANTINE}/{place}" for place in _AREAS.values())]
@@ -432,21 +462,28 @@ def _catalog(prefix: str) -> Statement:
     }
 
 
+def _warehouse(plan: Plan, *, writes: bool = True) -> list[Statement]:
+    """Allow what the warehouse is reached with: the secret of its DSN, or the Data API."""
+    if plan.redshift is not None:
+        return _redshift(plan.redshift, writes=writes)
+    return [
+        {**statement, "Sid": f"Warehouse{statement['Sid']}"}
+        for statement in secret_statements([plan.warehouse_dsn])
+    ]
+
+
 def _redshift(target: RedshiftTarget, *, writes: bool) -> list[Statement]:
     """
     Allow statements to one warehouse, and to ask after one's own. What they may do is for its own grants to say.
 
     Asking after a statement knows no resources, only who made it.
-    Source: Service Authorization Reference, "Amazon Redshift Data API", "Amazon Redshift Serverless".
+    Source: Service Authorization Reference, "Amazon Redshift Data API", "Amazon Redshift", "Amazon Redshift Serverless".
     """
     execute = ["redshift-data:ExecuteStatement", *(["redshift-data:BatchExecuteStatement"] if writes else [])]
-    credentials, at = ("redshift-serverless:GetCredentials", target.arn)
-    if not target.is_serverless:
-        credentials = "redshift:GetClusterCredentialsWithIAM"
-        at = f"{target.arn.replace(':cluster:', ':dbname:')}/{target.database}"
+    sign_in, at = _sign_in(target)
     return [
         {"Sid": "SendStatements", "Effect": "Allow", "Action": execute, "Resource": [target.arn]},
-        {"Sid": "SignIn", "Effect": "Allow", "Action": [credentials], "Resource": [at]},
+        {"Sid": "SignIn", "Effect": "Allow", "Action": [sign_in], "Resource": at},
         _of_no_resource(
             "AskAfterOwnStatements",
             [
@@ -457,3 +494,16 @@ def _redshift(target: RedshiftTarget, *, writes: bool) -> list[Statement]:
             {"StringEquals": {"redshift-data:statement-owner-iam-userid": "${aws:userid}"}},
         ),
     ]
+
+
+def _sign_in(target: RedshiftTarget) -> tuple[str, list[str]]:
+    """Return the action by which the Data API signs in, and on what."""
+    if target.secret_arn:
+        return "secretsmanager:GetSecretValue", [target.secret_arn]
+    if target.is_serverless:
+        return "redshift-serverless:GetCredentials", [target.arn]
+    database = f"{target.arn.replace(':cluster:', ':dbname:')}/{target.database}"
+    if target.db_user:
+        user = f"{target.arn.replace(':cluster:', ':dbuser:')}/{target.db_user}"
+        return "redshift:GetClusterCredentials", [database, user]
+    return "redshift:GetClusterCredentialsWithIAM", [database]

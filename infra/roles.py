@@ -18,7 +18,7 @@ from infra.names import (
     role_name,
     source_secrets_folder,
 )
-from infra.plan import AUDITOR, PLANNER, SERVICE_ROLES, WORKER_QUEUES, Plan
+from infra.plan import AUDITOR, OPERATOR, PLANNER, SERVICE_ROLES, UPKEEP, WORKER_QUEUES, Plan
 from infra.policies import (
     Statement,
     host_statements,
@@ -26,6 +26,7 @@ from infra.policies import (
     outbox_statements,
     secret_statements,
     service_statements,
+    upkeep_statements,
 )
 from shared.domain.contracts import Origin
 from shared.errors import ConfigurationError
@@ -65,7 +66,8 @@ def service_roles(plan: Plan, origins: Sequence[Origin], *, key: Any) -> Templat
     }
     for role in SERVICE_ROLES:
         resources[logical_id(role, "role")] = _service_role(plan, role, secrets, key=key)
-    resources["OperatorPolicy"] = managed_policy(plan, "operator", operator_statements(plan))
+    for name, statements in ((OPERATOR, operator_statements), (UPKEEP, upkeep_statements)):
+        resources[logical_id(name, "policy")] = managed_policy(plan, name, statements(plan, key=key))
     return resources | _host(plan)
 
 

@@ -81,10 +81,8 @@ class InfraSettings(BaseSettings):
     redshift_arn: str | None = Field(
         None,
         pattern=r"^arn:[a-z-]+:(redshift-serverless:[a-z0-9-]+:[0-9]{12}:workgroup/|redshift:[a-z0-9-]+:[0-9]{12}:cluster:)[A-Za-z0-9-]+$",
-        description="Workgroup or cluster that the publisher may send statements to.",
-    )
-    redshift_database: str | None = Field(
-        None, description="Database of the cluster. Of a workgroup it is not needed."
+        description="ARN of the workgroup or cluster that the publisher's settings name; of a workgroup it does not follow from "
+        "its name.",
     )
 
     @model_validator(mode="after")
@@ -98,11 +96,5 @@ class InfraSettings(BaseSettings):
             raise ValueError(
                 "expected ESCLUSA_INFRA_LAMBDA_SUBNET_IDS and ESCLUSA_INFRA_LAMBDA_SECURITY_GROUP_IDS together, "
                 "found only one of them"
-            )
-        is_cluster = self.redshift_arn is not None and ":cluster:" in self.redshift_arn
-        if is_cluster and not self.redshift_database:
-            raise ValueError(
-                "ESCLUSA_INFRA_REDSHIFT_DATABASE: expected the database of the cluster that ESCLUSA_INFRA_REDSHIFT_ARN "
-                "names, found none"
             )
         return self

@@ -33,7 +33,7 @@ from local.ports import find_free_port
 from local.processes import Home, supervise
 from shared.catalog import Catalog
 from shared.domain.contracts import Origin, SourceKind
-from shared.domain.files import Area, quarantine_key, raw_key, rejects_key
+from shared.domain.files import Area, copy_key, quarantine_key, raw_key, rejects_key
 from shared.ports import QueueName
 from shared.settings import FleetSettings
 
@@ -67,6 +67,7 @@ _KEYS = {
         raw_key(Area.TMP, table="orders", batch_id=BATCH, attempt=1, part=0), sha256="0cc1" * 16
     ),
     matrix.REJECTS: rejects_key(table="orders", batch_id=BATCH, attempt=1),
+    matrix.FOR_COPY: copy_key("files-00000.manifest", table="orders", batch_id=BATCH, attempt=1),
 }
 #: What is about who may take which role is tried where it is told: the host's lines.
 _TRIED_KINDS = {"object", "bucket", "queue", "secret", "topic", "role"}
@@ -151,7 +152,7 @@ def _prepare(account: Account) -> None:
 @pytest.fixture(scope="module")
 def credentials(account: Account) -> dict[str, dict[str, str]]:
     """What each role was given: a service's by the host, as on an instance."""
-    functions = [role for role in matrix.MATRIX if role not in {*SERVICE_ROLES, "operator", "host"}]
+    functions = [role for role in matrix.MATRIX if role not in {*SERVICE_ROLES, "operator", "upkeep", "host"}]
     for role in functions:
         account.let_root_take(role_name(PREFIX, role))
     account.let_root_take(host_role_name(PREFIX))
@@ -160,16 +161,16 @@ def credentials(account: Account) -> dict[str, dict[str, str]]:
         "host": host,
         **{role: account.assume(role_name(PREFIX, role)) for role in functions},
         **{role: account.assume(role_name(PREFIX, role), host) for role in SERVICE_ROLES},
-        "operator": _person(account),
+        **{role: _person(account, role) for role in ("operator", "upkeep")},
     }
 
 
-def _person(account: Account) -> dict[str, str]:
+def _person(account: Account, policy: str) -> dict[str, str]:
     iam = account.client("iam")
-    iam.create_user(UserName="on-duty")
-    arn = f"arn:aws:iam::{aws.ACCOUNT_ID}:policy/{PREFIX}-operator"
-    iam.attach_user_policy(UserName="on-duty", PolicyArn=arn)
-    return dict(iam.create_access_key(UserName="on-duty")["AccessKey"])
+    iam.create_user(UserName=policy)
+    arn = f"arn:aws:iam::{aws.ACCOUNT_ID}:policy/{PREFIX}-{policy}"
+    iam.attach_user_policy(UserName=policy, PolicyArn=arn)
+    return dict(iam.create_access_key(UserName=policy)["AccessKey"])
 
 
 @dataclass
@@ -271,7 +272,7 @@ def lines(role: str) -> Iterator[tuple[str, str, bool]]:
     turn = list(matrix.MATRIX).index(role)
     for action, kind in matrix.ACTIONS.items():
         for place, name in enumerate(matrix.KINDS[kind] if kind in _TRIED_KINDS else ()):
-            expected = name in matrix.MATRIX[role].get(action, ())
+            expected = name in matrix.lines_of(role, is_redshift=False).get(action, ())
             if expected or kind != "queue" or (place + turn) % 5 == 0:
                 yield action, name, expected
 

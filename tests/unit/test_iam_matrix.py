@@ -11,7 +11,7 @@ from infra import matrix
 from infra.plan import FUNCTION_QUEUES, SCHEDULES, SERVICE_ROLES, PackagedCode, Plan, RedshiftTarget
 from infra.templates import shared_template
 from shared.domain.contracts import Origin, SourceKind
-from shared.domain.files import Area, quarantine_key, raw_key, rejects_key
+from shared.domain.files import Area, copy_key, quarantine_key, raw_key, rejects_key
 
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/buckets"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:on-call"
@@ -42,12 +42,15 @@ ORIGINS = [
     ),
 ]
 TEMPLATE = shared_template(PLAN, ORIGINS)
+#: With either warehouse.
+TEMPLATES = {True: TEMPLATE, False: shared_template(replace(PLAN, redshift=None), ORIGINS)}
 
 BATCH = "b" + "0" * 24
 _REFUSED = raw_key(Area.TMP, table="orders", batch_id=BATCH, attempt=1, part=0)
 _KEYS = {
     matrix.QUARANTINED: quarantine_key(_REFUSED, sha256="0cc1" * 16),
     matrix.REJECTS: rejects_key(table="orders", batch_id=BATCH, attempt=1),
+    matrix.FOR_COPY: copy_key("rows-00001.parquet", table="orders", batch_id=BATCH, attempt=2),
 }
 
 
@@ -102,21 +105,22 @@ def arns(kind: str, name: str, role: str) -> list[str]:
             return [WORKGROUP if name == "our workgroup" else f"{WORKGROUP}-of-others"]
 
 
-def lines(role: str) -> Iterator[tuple[str, str, str, bool]]:
+def lines(role: str, *, is_redshift: bool) -> Iterator[tuple[str, str, str, bool]]:
     """Every action on every resource of its kind: action, kind, resource, and whether the matrix allows it."""
     for action, kind in {**matrix.ACTIONS, **matrix.NEVER}.items():
-        allowed = matrix.MATRIX[role].get(action, ())
+        allowed = matrix.lines_of(role, is_redshift=is_redshift).get(action, ())
         assert set(allowed) <= set(matrix.KINDS[kind]), f"{role}: {action} on something of another kind"
         for name in matrix.KINDS[kind]:
             yield action, kind, name, name in allowed
 
 
+@pytest.mark.parametrize("is_redshift", TEMPLATES)
 @pytest.mark.parametrize("role", matrix.MATRIX)
-def test_a_role_may_do_its_lines_of_the_matrix_and_nothing_else(role: str) -> None:
-    statements = statements_of(TEMPLATE, role)
+def test_a_role_may_do_its_lines_of_the_matrix_and_nothing_else(role: str, is_redshift: bool) -> None:
+    statements = statements_of(TEMPLATES[is_redshift], role)
     wrong = [
         f"{action} on {arn}: the matrix says {expected}"
-        for action, kind, name, expected in lines(role)
+        for action, kind, name, expected in lines(role, is_redshift=is_redshift)
         for arn in arns(kind, name, role)
         if is_allowed(statements, action, arn) is not expected
     ]
@@ -134,7 +138,7 @@ def test_actions_without_resources_are_for_the_roles_that_are_named(role: str) -
 
 
 def test_the_matrix_names_every_role_and_every_action_that_any_policy_allows() -> None:
-    assert set(matrix.MATRIX) == {*FUNCTION_QUEUES, *SCHEDULES, *SERVICE_ROLES, "operator", "host"}
+    assert set(matrix.MATRIX) == {*FUNCTION_QUEUES, *SCHEDULES, *SERVICE_ROLES, "operator", "upkeep", "host"}
     granted = {
         action
         for role in matrix.MATRIX
@@ -199,6 +203,7 @@ def test_the_credentials_of_a_cluster_are_for_one_database() -> None:
     assert is_allowed(statements, action, f"{database}/analytics")
     assert not is_allowed(statements, action, f"{database}/finance")
     assert is_allowed(statements, "redshift-data:ExecuteStatement", cluster)
+    assert not is_allowed(statements, "redshift:GetClusterCredentials", f"{database}/analytics")
     assert not is_allowed(statements, "redshift-data:ExecuteStatement", WORKGROUP)
 
 
@@ -211,6 +216,22 @@ def test_a_folder_of_an_area_s_name_within_another_area_is_not_that_area(role: s
             arn = f"arn:aws:s3:::esclusa-shop/{outer}/{inner}/x.csv"
             written = is_allowed(statements, "s3:PutObject", arn)
             assert not written or f"{outer}/" in matrix.MATRIX[role].get("s3:PutObject", ()), arn
+
+
+def test_the_data_api_signs_in_as_the_settings_say() -> None:
+    cluster = f"arn:aws:redshift:{REGION}:{ACCOUNT}:cluster:lake"
+    secret = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:redshift-AbCdEf"
+
+    def publisher(target: RedshiftTarget) -> list[dict[str, Any]]:
+        return statements_of(shared_template(replace(PLAN, redshift=target), []), "publisher")
+
+    by_user = publisher(RedshiftTarget(cluster, "analytics", db_user="esclusa"))
+    by_secret = publisher(RedshiftTarget(WORKGROUP, secret_arn=secret))
+    user = cluster.replace(":cluster:", ":dbuser:")
+    assert is_allowed(by_user, "redshift:GetClusterCredentials", f"{user}/esclusa")
+    assert not is_allowed(by_user, "redshift:GetClusterCredentials", f"{user}/admin")
+    assert is_allowed(by_secret, "secretsmanager:GetSecretValue", secret)
+    assert not is_allowed(by_secret, "redshift-serverless:GetCredentials", WORKGROUP)
 
 
 # ---- who may take a role -----------------------------------------------------------------------------------------
