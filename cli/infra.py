@@ -1,8 +1,9 @@
 """Commands about what is deployed: its templates, how they differ from what is there, and bringing it to them."""
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -297,6 +298,123 @@ def _bucket_exists(client: Any, bucket: str) -> bool:
             f"bucket {bucket}: expected one of this account, or none, found one that you may not look at: {error}"
         ) from error
     return True
+
+
+# ---- where services run --------------------------------------------------------------------------------------
+
+
+@app.command()
+@errors_told()
+def environment(sources: SourcesOption = DEFAULT_SOURCES, as_json: JsonOption = False) -> None:
+    """
+    Print the settings of the deployed fleet for its services: a line for each variable, as docker and systemd read them.
+
+    The URLs of the queues are those of the shared stack; all else is what is set here. No secret is among them.
+    """
+    blueprint, _ = _planned(sources)
+    variables = _environment(blueprint, _outputs(blueprint))
+    if as_json:
+        print_json(variables)
+        return
+    for name, value in variables.items():
+        typer.echo(f"{name}={value}")
+
+
+@app.command()
+@errors_told()
+def host(
+    registry: Annotated[
+        str,
+        typer.Option(
+            "--registry",
+            metavar="HOST",
+            help="Where images are pulled from: 111122223333.dkr.ecr.eu-west-1.amazonaws.com.",
+        ),
+    ],
+    tag: Annotated[str, typer.Option("--tag", metavar="TAG", help="Which images.")],
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run", metavar="SERVICE=COUNT", help="How many of a service; one of each if absent. Repeatable."
+        ),
+    ] = None,
+    sources: SourcesOption = DEFAULT_SOURCES,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Print the user data of an EC2 instance that runs the services and cron: a cloud-config for Amazon Linux 2023.
+
+    It pulls the images, fetches the source files from `sources/` in the bucket of the code, starts a unit of systemd for
+    each service, in the role of that service, and has cron enqueue, count, compare and compact.
+    """
+    from infra.host import Host, user_data
+
+    blueprint, _ = _planned(sources)
+    outputs = _outputs(blueprint)
+    text = user_data(
+        Host(
+            region=blueprint.region,
+            registry=registry,
+            tag=tag,
+            source_bucket=blueprint.bucket,
+            role_arns=_role_arns(outputs),
+            environment=_environment(blueprint, outputs),
+            counts=_counts(run or []),
+        )
+    )
+    if as_json:
+        print_json({"user_data": text})
+    else:
+        typer.echo(text, nl=False)
+
+
+def _counts(words: Sequence[str]) -> dict[str, int]:
+    from infra.host import SERVICES
+
+    counts = {} if words else dict.fromkeys(SERVICES, 1)
+    for word in words:
+        service, _, count = word.partition("=")
+        if service not in SERVICES or not count.isascii() or not count.isdigit():
+            raise ConfigurationError(
+                f"--run: expected one of {', '.join(SERVICES)}, an equals sign and a number, found {word!r}"
+            )
+        counts[service] = int(count)
+    return counts
+
+
+def _role_arns(outputs: Mapping[str, str]) -> dict[str, str]:
+    from infra.names import logical_id
+    from infra.plan import HOST_ROLES
+
+    return {role: outputs[logical_id(role, "role", "arn")] for role in HOST_ROLES}
+
+
+def _environment(blueprint: "Blueprint", outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return what is set here, with the URLs of the queues. What is about a person's place, or the deployment, is not."""
+    from infra.names import logical_id
+    from shared.ports import QueueName
+
+    urls = {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
+    own = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("ESCLUSA_")
+        and not name.startswith(("ESCLUSA_INFRA_", "ESCLUSA_LOCAL_", "ESCLUSA_TESTS_"))
+        and name not in {"ESCLUSA_HOME", "ESCLUSA_SOURCES", "ESCLUSA_QUEUE_URLS", "ESCLUSA_ALIVE_FILE"}
+    }
+    return {
+        **own,
+        "ESCLUSA_REGION": blueprint.region,
+        "ESCLUSA_BUCKET_PREFIX": blueprint.plan.prefix,
+        "ESCLUSA_QUEUE_URLS": json.dumps(urls, separators=(",", ":")),
+    }
+
+
+def _outputs(blueprint: "Blueprint") -> dict[str, str]:
+    from infra.deploy import outputs_of
+    from infra.names import stack_name
+
+    return outputs_of(_client("cloudformation", blueprint), stack_name(blueprint.plan.prefix))
 
 
 # ---- what is deployed, and clients -----------------------------------------------------------------------------

@@ -191,7 +191,13 @@ class CronLine:
 
 
 def crontab(
-    source: SourceNames = None, sources: SourcesOption = DEFAULT_SOURCES, as_json: JsonOption = False
+    source: SourceNames = None,
+    sources: SourcesOption = DEFAULT_SOURCES,
+    program: Annotated[
+        str | None,
+        typer.Option("--program", metavar="FILE", help="What the lines call; else this very program."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """
     Print the lines of a crontab that enqueue each source as often as its most frequent table is due.
@@ -205,10 +211,13 @@ def crontab(
     catalog = read_sources(sources)
     if catalog.problems:
         raise SourceFilesInvalid(catalog.problems)
-    lines = [cron_line(item, directory=sources) for item in _choose(catalog, source)[0]]
+    called = program or _this_program()
+    lines = [cron_line(item, directory=sources, program=called) for item in _choose(catalog, source)[0]]
     names = [line.source for line in lines] if source else [None]
-    recounts, proofs = nightly_lines("recount", _RECOUNTS, names), nightly_lines("prove", _PROOFS, names)
-    compactions = nightly_lines("compact", _COMPACTIONS, names)
+    recounts, proofs, compactions = (
+        nightly_lines(command, spans, names, program=called)
+        for command, spans in (("recount", _RECOUNTS), ("prove", _PROOFS), ("compact", _COMPACTIONS))
+    )
     if as_json:
         print_json(
             {
@@ -241,7 +250,7 @@ def crontab(
         typer.echo(f"{schedule} {command}")
 
 
-def cron_line(source: "Source", *, directory: Path) -> CronLine:
+def cron_line(source: "Source", *, directory: Path, program: str) -> CronLine:
     """Return the line that enqueues a source."""
     contracts = source.contracts()
     every = min(contract.schedule.every for contract in contracts)
@@ -249,7 +258,7 @@ def cron_line(source: "Source", *, directory: Path) -> CronLine:
     remark = ""
     if every < timedelta(minutes=1):
         remark = f"due every {text_of(every)}, but cron runs at most once a minute; run it in a loop for more"
-    words = [_this_program(), "enqueue", "--source", source.name, "--sources", str(directory.absolute())]
+    words = [program, "enqueue", "--source", source.name, "--sources", str(directory.absolute())]
     return CronLine(
         source=source.name,
         schedule=_schedule(minutes, behind=_minutes_behind(contracts, every=every) % minutes),
@@ -271,12 +280,14 @@ _PROOFS: NightlySpans = (("17 3 * * 1-6", ["--from", "2d"]), ("17 3 * * 0", []))
 _COMPACTIONS: NightlySpans = (("17 5 * * *", []),)
 
 
-def nightly_lines(command: str, spans: NightlySpans, sources: Sequence[str | None]) -> list[tuple[str, str]]:
+def nightly_lines(
+    command: str, spans: NightlySpans, sources: Sequence[str | None], *, program: str
+) -> list[tuple[str, str]]:
     """Return the schedules and commands that look at what was published, of these sources; None: of all."""
     return [
         (
             schedule,
-            shlex.join([_this_program(), command, "--all", *(["--source", name] if name else []), *span]),
+            shlex.join([program, command, "--all", *(["--source", name] if name else []), *span]),
         )
         for name in sources
         for schedule, span in spans

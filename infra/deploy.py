@@ -314,6 +314,18 @@ def deployed_template(client: CloudFormationClient, name: str) -> Template | Non
     return dict(json.loads(json.dumps(document)))
 
 
+def outputs_of(client: CloudFormationClient, name: str) -> dict[str, str]:
+    """
+    Return what a deployed stack tells.
+
+    Raises:
+        ConfigurationError: if there is no such stack.
+    """
+    with _refusals_told(name):
+        (stack,) = client.describe_stacks(StackName=name)["Stacks"]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
+
+
 def require_within_limits(name: str, template: Template) -> None:
     """
     Check a template against what CloudFormation takes.

@@ -25,13 +25,16 @@ AUDITOR = "auditor"
 #: Tells Prometheus what ledger and queues say.
 EXPORTER = "exporter"
 
-#: What people do, each by a managed policy that their own role gets: look into queues and at what is held; compact and
-#: lead back tables.
+#: What people do by a managed policy that their own role gets: look into queues and at what is held.
 OPERATOR = "operator"
+#: Compacts tables and leads them back: cron of a host, or people who take the role.
 UPKEEP = "upkeep"
 
 #: Every role that a process outside of Lambda takes.
 SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR, EXPORTER)
+
+#: Every role that a host takes for what it runs: cron there compacts tables, too.
+HOST_ROLES = (*SERVICE_ROLES, UPKEEP)
 
 SWEEPER = "sweeper"
 WATCHER = "watcher"

@@ -20,8 +20,10 @@ from infra.plan import (
     PLANNER,
     SCHEDULES,
     SWEEPER,
+    UPKEEP,
     WATCHER,
     WORKER_QUEUES,
+    PackagedCode,
     Plan,
     RedshiftTarget,
 )
@@ -114,6 +116,15 @@ def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
             return [*own, _look_into_queues(prefix)]
         case "publisher":
             return [*_warehouse(plan), *own, *_publishing(plan, key=key)]
+        case _ if role == UPKEEP:
+            return [
+                *_warehouse(plan),
+                *own,
+                _list(prefix),
+                *_objects(prefix, [_AREAS[Area.FINAL]], *_WRITE, "s3:GetObject"),
+                _use_key(key, _ENCRYPT),
+                _catalog(prefix),
+            ]
         case _:
             return [
                 *_warehouse(plan, writes=False),
@@ -166,29 +177,16 @@ def operator_statements(plan: Plan, *, key: Any) -> list[Statement]:
     ]
 
 
-def upkeep_statements(plan: Plan, *, key: Any) -> list[Statement]:
-    """Return what people may do whose command compacts tables, and leads them back to an earlier state."""
-    prefix = plan.prefix
-    return [
-        *_warehouse(plan),
-        *secret_statements([plan.ledger_dsn]),
-        *outbox_statements(prefix),
-        _list(prefix),
-        *_objects(prefix, [_AREAS[Area.FINAL]], *_WRITE, "s3:GetObject"),
-        _use_key(key, _ENCRYPT),
-        _catalog(prefix),
-    ]
-
-
-def host_statements(prefix: str, role_arns: Sequence[Any]) -> list[Statement]:
+def host_statements(plan: Plan, role_arns: Sequence[Any]) -> list[Statement]:
     """
-    Return what an instance may do itself: take the roles of the services it runs, pull their images, let people in.
+    Return what an instance may do itself: take the roles of what it runs, fetch images and source files, let people in.
 
     Not the managed policy of AWS for sessions: that one reads every parameter of the account.
     Source: AWS Systems Manager User Guide, "Add Session Manager permissions to an existing IAM role".
     """
-    repository = f"arn:${{AWS::Partition}}:ecr:${{AWS::Region}}:${{AWS::AccountId}}:repository/{prefix}*"
+    repository = "arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/esclusa-*"
     return [
+        *(_source_files(plan.code) if isinstance(plan.code, PackagedCode) else ()),
         {
             "Sid": "TakeServiceRoles",
             "Effect": "Allow",
@@ -212,6 +210,25 @@ def host_statements(prefix: str, role_arns: Sequence[Any]) -> list[Statement]:
                 "ssmmessages:OpenDataChannel",
             ],
         ),
+    ]
+
+
+def _source_files(code: PackagedCode) -> list[Statement]:
+    bucket = f"arn:${{AWS::Partition}}:s3:::{code.bucket}"
+    return [
+        {
+            "Sid": "FetchSourceFiles",
+            "Effect": "Allow",
+            "Action": ["s3:GetObject"],
+            "Resource": [{"Fn::Sub": f"{bucket}/sources/*"}],
+        },
+        {
+            "Sid": "ListSourceFiles",
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket"],
+            "Resource": [{"Fn::Sub": bucket}],
+            "Condition": {"StringLike": {"s3:prefix": "sources/*"}},
+        },
     ]
 
 

@@ -18,7 +18,7 @@ from infra.names import (
     role_name,
     source_secrets_folder,
 )
-from infra.plan import AUDITOR, OPERATOR, PLANNER, SERVICE_ROLES, UPKEEP, WORKER_QUEUES, Plan
+from infra.plan import AUDITOR, HOST_ROLES, OPERATOR, PLANNER, UPKEEP, WORKER_QUEUES, Plan
 from infra.policies import (
     Statement,
     host_statements,
@@ -26,7 +26,6 @@ from infra.policies import (
     outbox_statements,
     secret_statements,
     service_statements,
-    upkeep_statements,
 )
 from shared.domain.contracts import Origin
 from shared.errors import ConfigurationError
@@ -64,10 +63,9 @@ def service_roles(plan: Plan, origins: Sequence[Origin], *, key: Any) -> Templat
         OUTBOX_POLICY: managed_policy(plan, "outbox", outbox_statements(plan.prefix)),
         **secrets.resources,
     }
-    for role in SERVICE_ROLES:
+    for role in HOST_ROLES:
         resources[logical_id(role, "role")] = _service_role(plan, role, secrets, key=key)
-    for name, statements in ((OPERATOR, operator_statements), (UPKEEP, upkeep_statements)):
-        resources[logical_id(name, "policy")] = managed_policy(plan, name, statements(plan, key=key))
+    resources["OperatorPolicy"] = managed_policy(plan, OPERATOR, operator_statements(plan, key=key))
     return resources | _host(plan)
 
 
@@ -107,7 +105,7 @@ def _document(statements: Sequence[Statement]) -> Template:
 
 
 def _service_role(plan: Plan, name: str, secrets: SourceSecrets, *, key: Any) -> Template:
-    managed = [OUTBOX_POLICY] if name in WORKER_QUEUES or name == PLANNER else []
+    managed = [OUTBOX_POLICY] if name in {*WORKER_QUEUES, PLANNER, UPKEEP} else []
     managed += secrets.connections if name in _READS_CONNECTIONS else ()
     managed += secrets.mask_keys if name in _READS_MASK_KEYS else ()
     if len(managed) > MAX_MANAGED_POLICIES_OF_A_ROLE:
@@ -157,13 +155,13 @@ def _trust(plan: Plan, name: str) -> list[Statement]:
 
 def _host(plan: Plan) -> Template:
     """Return the role of an instance that runs services: it does nothing but take theirs."""
-    names = [role_name(plan.prefix, name) for name in SERVICE_ROLES]
+    names = [role_name(plan.prefix, name) for name in HOST_ROLES]
     arn = "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/"
     return {
         "HostRole": role(
             host_role_name(plan.prefix),
             # By name: the services' roles name this one already.
-            host_statements(plan.prefix, [{"Fn::Sub": arn + name} for name in names]),
+            host_statements(plan, [{"Fn::Sub": arn + name} for name in names]),
             trust=taken_by_service("ec2.amazonaws.com"),
             managed=(),
         ),

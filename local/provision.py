@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from infra.deploy import deploy_source_stack, deploy_stack
+from infra.deploy import deploy_source_stack, deploy_stack, outputs_of
 from infra.names import logical_id, queue_name, stack_name
 from infra.plan import InlineCode, Plan
 from infra.templates import bucket_template, shared_template, source_template
@@ -173,8 +173,7 @@ def _put_secrets(addresses: Addresses, clients: _Clients) -> None:
 
 
 def _queue_urls(cloudformation: Any, shared_stack: str) -> dict[str, str]:
-    described = cloudformation.describe_stacks(StackName=shared_stack)["Stacks"][0]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+    outputs = outputs_of(cloudformation, shared_stack)
     return {str(queue): outputs[logical_id(queue, "queue", "url")] for queue in QueueName}
 
 

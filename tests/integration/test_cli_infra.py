@@ -122,6 +122,14 @@ def test_what_is_deployed_is_the_same_until_a_setting_changes(
     assert (same.exit_code, same.output.strip()) == (0, "2 stacks are as their templates say")
     assert infra("deploy", "--json").document["stacks"][0]["changes"] == []
 
+    variables = infra("environment", "--json").document
+    assert "infracli-extract" in json.loads(variables["ESCLUSA_QUEUE_URLS"])["extract"]
+    assert variables["ESCLUSA_LEDGER_DSN"] == "secretsmanager:infracli/ledger#dsn"
+    assert not [name for name in variables if name.startswith("ESCLUSA_INFRA_")]
+    words = ("host", "--registry", "registry.example", "--tag", "0.1.0")
+    assert "role_arn = arn:aws:iam::000000000000:role/infracli-publisher" in infra(*words).output
+    assert "expected one of extractor" in infra(*words, "--run", "extractors=2").errors
+
     monkeypatch.setenv("ESCLUSA_INFRA_MAX_RECEIVE_COUNT", "20")
     changed = infra("diff", "--json").document["stacks"][0]["changes"]
     assert {(change["action"], change["type"]) for change in changed} == {("Modify", "AWS::SQS::Queue")}
