@@ -11,7 +11,7 @@ from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import CursorScale, TableContract, Target
 from shared.domain.windows import Window, is_key_sweep, is_second_reading
 from shared.ports import Ledger
-from shared.visible import rollback_of
+from shared.rollbacks import rollback_of
 
 #: States of batches whose rows are in the table, or will never be.
 _DONE = frozenset({BatchState.PUBLISHED, BatchState.SUPERSEDED, BatchState.DISCARDED})

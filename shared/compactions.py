@@ -19,6 +19,7 @@ from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.files import Area, DataFile, Location, compaction_key
 from shared.errors import LostLease
 from shared.ports import LedgerTransaction
+from shared.rollbacks import is_moving
 
 
 def file_of(compaction: Compaction) -> Location:
@@ -38,6 +39,10 @@ def commit(tx: LedgerTransaction, compaction_id: str, *, file: DataFile, retenti
     now = tx.now()
     if compaction.state is not CompactionState.WRITING or now >= compaction.lease_until:
         raise LostLease(f"compaction {compaction.id}: its lease is over, or it is {compaction.state} already")
+    if is_moving(tx, compaction.source, compaction.table):
+        raise LostLease(
+            f"compaction {compaction.id}: the table is led to an earlier state, or forward, meanwhile"
+        )
     compacted = CommittedRows.of(tx, compaction.source, compaction.table)
     # In one order, whoever else locks several.
     for part in sorted(compaction.batches, key=lambda part: part.batch_id):

@@ -22,10 +22,10 @@ from shared.errors import Interrupted, LostLease, Refused, SourceUnavailable, Un
 from shared.lifecycle import CarriedRows, StageResult
 from shared.outbox import send_pending
 from shared.ports import Ledger, QueueSender
+from shared.rollbacks import rollback_of
 from shared.stage_record import StageRecord, recorded
 from shared.telemetry.logs import bind
 from shared.telemetry.tracing import span
-from shared.visible import rollback_of
 
 log = structlog.get_logger()
 

@@ -7,9 +7,9 @@ from shared.compactions import CommittedRows, file_of
 from shared.domain.batches import Batch, BatchState
 from shared.domain.contracts import PublishMode
 from shared.domain.files import Area, DataFile, day_of_key
-from shared.domain.rollbacks import Rollback
 from shared.domain.windows import is_key_sweep
 from shared.ports import LedgerTransaction
+from shared.rollbacks import rollback_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,6 @@ class VisibleFile:
     contract_version: int
     day: str
     batch_id: str
-
-
-def rollback_of(tx: LedgerTransaction, source: str, table: str) -> Rollback | None:
-    """Return what holds a table at an earlier state; None if nothing does."""
-    done = [rollback for rollback in tx.rollbacks(source, table) if rollback.done_at is not None]
-    return done[-1] if done and not done[-1].is_forward else None
 
 
 def published_batches(

@@ -46,7 +46,7 @@ from shared.domain.windows import Window, is_key_sweep
 from shared.errors import EsclusaError, LostLease, Refused
 from shared.parquet_footer import METADATA_PREFIX
 from shared.ports import Ledger, ObjectStore
-from shared.visible import rollback_of
+from shared.rollbacks import rollback_of
 
 log = structlog.get_logger()
 

@@ -5,6 +5,7 @@ The ledger keeps the intention first, then the warehouse changes in one transact
 that. A run that dies in between is repeated under the same name, and each part is done once.
 """
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +22,12 @@ from services.publisher.partitions import partitions_of
 from services.publisher.warehouse import NativeLoad, Rebuild, RebuildResult, Warehouse
 from shared import lifecycle
 from shared.compactions import CommittedRows
-from shared.domain.batches import HELD_STATES, Batch, Stage
+from shared.domain.batches import HELD_STATES, Batch, BatchState, Stage
 from shared.domain.contracts import PublishMode, TableContract, Target
 from shared.domain.reasons import Reason
 from shared.domain.rollbacks import Rollback
 from shared.domain.windows import is_key_sweep
-from shared.errors import Refused
+from shared.errors import Refused, Unavailable
 from shared.ports import Ledger, LedgerTransaction, ObjectStore
 from shared.visible import published_batches
 
@@ -220,9 +221,11 @@ def carry_out(plan: Plan, *, tools: Tools, actor: str, detail: str) -> tuple[Rol
     log.info("rollback_begun", rollback=rollback.id, is_forward=plan.is_forward)
     rebuilt = None
     if plan.contract.publishing.target is not Target.EXTERNAL:
+        gone = (*rollback.withdrawn_batch_ids, *_loaded_and_not_published(plan, tools))
         rebuilt = tools.warehouse.rebuild(
-            Rebuild(rollback.id, plan.loads, rollback.withdrawn_batch_ids, is_held=not plan.is_forward)
+            Rebuild(_rebuild_id(rollback, plan), plan.loads, gone, is_held=not plan.is_forward)
         )
+    _require_nothing_new(plan, tools)
     if plan.contract.publishing.target is not Target.NATIVE:
         _show(plan, rollback, tools=tools)
     with tools.ledger.transaction() as tx:
@@ -238,6 +241,9 @@ def _begin(plan: Plan, *, tools: Tools, actor: str, detail: str) -> Rollback:
     last = None if plan.is_forward else plan.last.id
     withdrawn = tuple(batch.id for batch in plan.withdrawn)
     with tools.ledger.transaction() as tx:
+        # Once the intention is there, no compaction is committed.
+        rows = CommittedRows.of(tx, plan.source, plan.table)
+        _require_whole_compactions(rows, plan.kept, plan.withdrawn)
         known = tx.rollbacks(plan.source, plan.table)
         if known and known[-1].done_at is None:
             unfinished = known[-1]
@@ -255,6 +261,45 @@ def _begin(plan: Plan, *, tools: Tools, actor: str, detail: str) -> Rollback:
         )
         tx.insert_rollback(rollback)
     return rollback
+
+
+def _rebuild_id(rollback: Rollback, plan: Plan) -> str:
+    """Return what the warehouse knows it by: repeated with the same batches it is the same, with others another."""
+    listed = "\n".join(batch.id for batch in plan.kept)
+    return f"{rollback.id}.{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
+
+
+def _loaded_and_not_published(plan: Plan, tools: Tools) -> list[str]:
+    """
+    Return the batches that a publisher may have loaded before it died, or was refused by the lake.
+
+    Their rows go with all others. A marker that stayed would tell the next attempt that they are there.
+    """
+    with tools.ledger.transaction() as tx:
+        batches = tx.batches(source=plan.source, table=plan.table)
+    return [
+        batch.id
+        for batch in batches
+        if batch.state is not BatchState.PUBLISHED and batch.attempt_number(Stage.PUBLISH) > 0
+    ]
+
+
+def _require_nothing_new(plan: Plan, tools: Tools) -> None:
+    """
+    Make sure that no batch was published between the plan and the warehouse's transaction: its rows would be gone.
+
+    Raises:
+        Unavailable: if one was. The same again takes it in.
+    """
+    with tools.ledger.transaction() as tx:
+        published = {
+            batch.id for batch in published_batches(tx, plan.source, plan.table, with_withdrawn=True)
+        }
+    if new := published - {batch.id for batch in [*plan.kept, *plan.withdrawn]}:
+        raise Unavailable(
+            f"{plan.source}.{plan.table}: batch {min(new)} was published meanwhile, and is in no part of the plan; run the "
+            "same again"
+        )
 
 
 def _show(plan: Plan, rollback: Rollback, *, tools: Tools) -> None:

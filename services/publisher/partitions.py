@@ -8,7 +8,7 @@ from shared.domain.batches import Batch, Stage
 from shared.domain.files import Location, day_of_key
 from shared.domain.rollbacks import Rollback
 from shared.ports import LedgerTransaction
-from shared.visible import rollback_of
+from shared.rollbacks import rollback_of
 
 
 def partitions_of(

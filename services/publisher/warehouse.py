@@ -127,7 +127,7 @@ class Rebuild:
     #: Every batch that is to be in the table, in the order of their publishing, key sweeps among them. Of a replaced
     #: table the one snapshot.
     loads: tuple[NativeLoad, ...]
-    #: Batches whose rows and markers go.
+    #: Batches whose rows and markers go: also those that may have been loaded and were never published.
     withdrawn_batch_ids: tuple[str, ...] = ()
     #: Nothing more is loaded or pruned until another rebuild says otherwise.
     is_held: bool = False

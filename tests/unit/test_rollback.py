@@ -12,9 +12,10 @@ from services.publisher.restore import restore_catalog
 from shared.domain.batches import Attempt, AttemptState, BatchState, Stage
 from shared.domain.contracts import Target
 from shared.domain.reasons import Reason
-from shared.errors import Refused, Unavailable
+from shared.errors import LostLease, Refused, Unavailable
+from shared.rollbacks import rollback_of
 from shared.stage import Assignment
-from shared.visible import published_batches, rollback_of
+from shared.visible import published_batches
 from upkeep import compact
 from upkeep.rollback import Tools, carry_out, plan_forward, plan_rollback
 
@@ -236,3 +237,61 @@ def test_a_run_that_dies_is_repeated_under_its_name_and_nothing_is_done_twice(ho
     with house.ledger.transaction() as tx:
         assert tx.rollbacks("shop", "orders") == [rollback]
     assert rebuilt.was_done_before is (effect == "switch_partitions" or not before)
+
+
+def test_a_batch_that_was_loaded_and_never_published_is_loaded_again_by_its_next_attempt(house):
+    first, _ = publish_two(house, MERGE)
+    load = house.published.batch([(4, "Dora", at(31))], quarter=3)
+    house.publish_load(load)
+    hold(house, load.batch_id)
+
+    back(house, first.id)
+    forward(house)
+    result = house.published.warehouse.load(replace(load, attempt=2))
+
+    assert not result.was_loaded_before
+    assert (4, "Dora", at(31)) in house.rows()
+
+
+@pytest.mark.parametrize("way", ["back", "forward"])
+def test_a_batch_that_is_published_between_plan_and_rebuild_is_noticed_and_taken_in(house, way):
+    first, _ = publish_two(house, MERGE)
+    plan = (
+        plan_rollback("shop", "orders", to=first.id, tools=tools_of(house))
+        if way == "back"
+        else plan_forward("shop", "orders", tools=tools_of(house))
+    )
+    house.publish([(4, "Dora", at(31))], quarter=3)
+
+    with pytest.raises(Unavailable, match="was published meanwhile"):
+        carry_out(plan, tools=tools_of(house), actor="anna", detail="")
+    if way == "back":
+        back(house, first.id)
+        assert house.rows() == house.lake_rows() == [ANNA, BERT]
+    forward(house)
+
+    assert house.rows() == sorted([ANNE, BERT, CLARA, (4, "Dora", at(31))], key=repr)
+
+
+def test_a_compaction_that_was_begun_before_is_not_committed_into_a_table_that_went_back(house):
+    first, _ = publish_two(house, MERGE)
+    (group,) = compact.find_groups("shop", "orders", ledger=house.ledger, covers=lambda _: True)
+    back(house, first.id)
+
+    with pytest.raises(LostLease, match="earlier state"):
+        compact.compact_group(
+            group, tools=compact.Tools(house.ledger, house.store, house.catalog), detail="late"
+        )
+
+    assert house.lake_rows() == [ANNA, BERT]
+
+
+def test_a_compaction_that_was_committed_after_the_plan_is_noticed(house):
+    first, _ = publish_two(house, MERGE)
+    plan = plan_rollback("shop", "orders", to=first.id, tools=tools_of(house))
+    compact_all(house)
+
+    with pytest.raises(Refused, match="--undo"):
+        carry_out(plan, tools=tools_of(house), actor="anna", detail="")
+
+    assert len(house.lake_rows()) == 4
