@@ -29,6 +29,7 @@ from shared.domain.files import (
     TRANSIENT_AREAS,
     Area,
     Location,
+    copy_key,
     final_key,
     quarantine_key,
     raw_key,
@@ -1232,3 +1233,25 @@ def _forbid_writes(journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch) -> N
     # These lock, or make, the row that they read.
     for name in ("watermark", "source_guard", "pending_messages"):
         monkeypatch.setattr(_MemoryTransaction, name, refuse)
+
+
+@pytest.mark.parametrize("name", ["files-00000.manifest", "rows-00003.parquet"])
+def test_what_a_publisher_wrote_for_its_warehouse_stays_while_it_speaks_and_goes_afterwards(
+    journey: MemoryJourney, name: str
+) -> None:
+    _lead_to(journey, BatchState.COMMITTED)
+    key = copy_key(name, table="orders", batch_id=journey.batch_id, attempt=1)
+    attempt = journey.claim(Stage.PUBLISH)
+    location = journey.put_by_hand(key)
+    assert journey.see(Area.TMP, location) is Verdict.NOTHING_TO_DO
+    journey.clock.advance(days=2)
+    with journey.ledger.transaction() as tx:
+        tx.save_attempt(replace(attempt, lease_until=tx.now() + timedelta(hours=1)))
+    assert "delete_stray" not in swept(journey)
+
+    with journey.ledger.transaction() as tx:
+        lifecycle.complete(tx, attempt, lifecycle.StageResult())
+    journey.clock.advance(days=2)
+
+    assert "delete_stray" in swept(journey)
+    assert key not in journey.object_keys()

@@ -8,7 +8,7 @@ parser accepts, and Redshift refuses, commits or does otherwise. Each number is 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 
 from services.publisher.redshift.plan import Statement
@@ -35,7 +35,7 @@ class Token:
     text: str
 
 
-@cache
+@lru_cache(maxsize=64)
 def tokens(sql: str) -> tuple[Token, ...]:
     """Return the tokens of a statement."""
     return tuple(
