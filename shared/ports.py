@@ -539,9 +539,11 @@ class OpenUpload:
 class ObjectStore(Protocol):
     """S3, as far as we use it: write once, read, copy, delete by exact key. Raises `Unavailable` for outages."""
 
-    def put(self, location: Location, body: bytes, *, sha256: str, metadata: Mapping[str, str]) -> None:
+    def put(
+        self, location: Location, body: bytes | bytearray, *, sha256: str, metadata: Mapping[str, str]
+    ) -> None:
         """
-        Write an object once. Repeating it with the same bytes is no error.
+        Write an object once, in one piece. Repeating it with the same bytes is no error.
 
         Raises:
             ObjectConflict: if the key holds other bytes.

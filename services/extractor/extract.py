@@ -14,7 +14,7 @@ import structlog
 
 from services.extractor.masking import MaskedChunk, Masking, prepare_masking
 from services.extractor.pace import Pace
-from services.extractor.parts import PartWriter
+from services.extractor.parts import DEFAULT_PART_SIZE_IN_BYTES, PARTS_AT_ONCE, PartWriter
 from services.extractor.ranges import choose_ranges
 from services.extractor.readers import Chunk, RangedSnapshot, SourceColumn, SourceReader, SourceSnapshot
 from shared.csv_dialect import DIALECT
@@ -31,8 +31,6 @@ from shared.stage import Assignment
 
 log = structlog.get_logger()
 
-DEFAULT_PART_SIZE_IN_BYTES = 64 * 1024 * 1024
-
 MANIFEST_VERSION = 1
 
 #: Chunks that wait for or are being masked while the next is read; each costs a few times its size.
@@ -46,6 +44,7 @@ def extract(
     store: ObjectStore,
     secrets: SecretStore,
     part_size_in_bytes: int = DEFAULT_PART_SIZE_IN_BYTES,
+    parts_at_once: int = PARTS_AT_ONCE,
 ) -> StageResult:
     """
     Read the window of a batch and write it, masked, as CSV files to `tmp/`.
@@ -62,7 +61,9 @@ def extract(
     masked_value_counts: Counter[str] = Counter()
     with (
         reader.open_snapshot(batch.window, extent=batch.extent) as snapshot,
-        PartWriter(assignment, store=store, part_size_in_bytes=part_size_in_bytes) as parts,
+        PartWriter(
+            assignment, store=store, part_size_in_bytes=part_size_in_bytes, parts_at_once=parts_at_once
+        ) as parts,
     ):
         require_closed_window(assignment, snapshot)
         ranges = choose_ranges(assignment, snapshot, secrets=secrets)

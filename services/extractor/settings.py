@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.extractor.parts import DEFAULT_PART_SIZE_IN_BYTES
 from shared.domain.batches import Stage
 from shared.lifecycle import QUEUE_STAGES
 from shared.ports import QueueName
@@ -21,9 +22,11 @@ class ExtractorSettings(BaseSettings):
         "backfills. Run at least one of each.",
     )
     part_size_in_bytes: int = Field(
-        64 * 1024 * 1024,
+        DEFAULT_PART_SIZE_IN_BYTES,
         ge=1024 * 1024,
-        description="A CSV file is closed, and the next begun, at this size.",
+        le=256 * 1024 * 1024,
+        description="A CSV file is closed, and the next begun, at this size. A process holds up to four of them in "
+        "memory.",
     )
 
     @model_validator(mode="after")

@@ -40,9 +40,11 @@ class MemoryObjectStore:
         self._open_uploads: dict[str, OpenUpload] = {}
         self._upload_numbers = itertools.count(1)
 
-    def put(self, location: Location, body: bytes, *, sha256: str, metadata: Mapping[str, str]) -> None:
+    def put(
+        self, location: Location, body: bytes | bytearray, *, sha256: str, metadata: Mapping[str, str]
+    ) -> None:
         """Write an object once; see `ObjectStore`."""
-        fresh = self._stored(body, checked_metadata(metadata, location))
+        fresh = self._stored(bytes(body), checked_metadata(metadata, location))
         if fresh.sha256 != sha256:
             raise Unavailable(f"{location}: should have SHA-256 {sha256}, found {fresh.sha256}; not stored")
         self._store_once(location, fresh)

@@ -95,7 +95,9 @@ class S3ObjectStore:
 
     # ---- writing -------------------------------------------------------------------------------------------
 
-    def put(self, location: Location, body: bytes, *, sha256: str, metadata: Mapping[str, str]) -> None:
+    def put(
+        self, location: Location, body: bytes | bytearray, *, sha256: str, metadata: Mapping[str, str]
+    ) -> None:
         """Write an object once; see `ObjectStore`. S3 itself checks the bytes that arrive."""
         metadata = checked_metadata(metadata, location)
         for tries_left in reversed(range(CONFLICT_TRIES)):
@@ -104,7 +106,8 @@ class S3ObjectStore:
                     self._client.put_object(
                         Bucket=location.bucket,
                         Key=location.key,
-                        Body=body,
+                        # Of bytes botocore makes one more copy, behind the headers; a bytearray it sends as it is.
+                        Body=cast("bytes", body),
                         ChecksumSHA256=_base64_of(sha256),
                         Metadata=metadata,
                         IfNoneMatch="*",
@@ -374,9 +377,7 @@ class S3Upload:
             raise ValueError(f"{self._location}: the upload is over; it cannot be completed")
         try:
             if self._multipart is None:
-                self._store.put(
-                    self._location, bytes(self._buffer), sha256=self.sha256, metadata=self._metadata
-                )
+                self._store.put(self._location, self._buffer, sha256=self.sha256, metadata=self._metadata)
             else:
                 self._complete_multipart(self._multipart)
         finally:
@@ -428,7 +429,6 @@ class S3Upload:
                 Key=self._location.key,
                 UploadId=upload_id,
                 PartNumber=number,
-                # Of bytes botocore makes one more copy, behind the headers; this it sends as it is.
                 Body=cast("bytes", data),
                 ChecksumSHA256=checksum,
             )

@@ -453,7 +453,6 @@ def test_a_table_that_is_exchanged_between_lock_and_read_fails_the_batch(shop: S
         extract(make_assignment(contract), reader=reader, store=store, secrets=secrets)
 
     assert refused.value.reason is Reason.SCHEMA_CHANGED_DURING_READ
-    assert list(store.open_uploads("esclusa-shop")) == []
     assert list(store.list("esclusa-shop", "")) == []
 
 
@@ -653,24 +652,26 @@ def test_a_source_is_read_at_its_pace_and_what_is_read_is_the_same(shop: Shop) -
     assert slow.files == fast.files
 
 
-def test_a_connection_that_breaks_leaves_no_upload_open(shop: Shop) -> None:
+def test_a_connection_that_breaks_while_parts_are_sent_ends_the_attempt(shop: Shop) -> None:
     shop.run(
         "CREATE TABLE customers AS SELECT i AS id, repeat('x', 1000) AS name FROM generate_series(1, 50000) i"
     )
 
     class Breaker(MemoryObjectStore):
-        def open_upload(self, *arguments: Any, **options: Any) -> Any:
+        def put(self, *arguments: Any, **options: Any) -> None:
             shop.run(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'esclusa-extractor'"
             )
-            return super().open_upload(*arguments, **options)
+            super().put(*arguments, **options)
 
     store = Breaker()
     contract = make_contract([column("id", "int32"), column("name", mask=REDACT)])
     with pytest.raises(Unavailable):
-        shop.extract(contract, store=store, limits=ReadLimits(chunk_size_in_bytes=10_000))
+        shop.extract(
+            contract, store=store, part_size_in_bytes=50_000, limits=ReadLimits(chunk_size_in_bytes=10_000)
+        )
 
-    assert list(store.open_uploads("esclusa-shop")) == []
+    assert list(store.list("esclusa-shop", ""))
 
 
 def test_a_store_that_breaks_ends_the_reading_at_once(shop: Shop) -> None:
@@ -679,13 +680,18 @@ def test_a_store_that_breaks_ends_the_reading_at_once(shop: Shop) -> None:
     )
 
     class Full(MemoryObjectStore):
-        def open_upload(self, *arguments: Any, **options: Any) -> Any:
+        def put(self, *arguments: Any, **options: Any) -> None:
             raise ObjectConflict("no")
 
     for mask in (KEEP, REDACT):
         contract = make_contract([column("id", "int32"), column("name", mask=mask)])
         with pytest.raises(ObjectConflict):
-            shop.extract(contract, store=Full(), limits=ReadLimits(chunk_size_in_bytes=10_000))
+            shop.extract(
+                contract,
+                store=Full(),
+                part_size_in_bytes=50_000,
+                limits=ReadLimits(chunk_size_in_bytes=10_000),
+            )
 
 
 # ---- beside the story --------------------------------------------------------------------------------------

@@ -441,9 +441,14 @@ class World:
         """The real story over a simulated source."""
         self.secrets.resolve("env:SIMULATED_DSN")
         reader = SimulatedReader(self, self.source(assignment.batch.source), assignment.contract)
-        # Two parts for the larger windows.
+        # Two parts for the larger windows. An actor is one thread, so it sends both itself.
         return extract(
-            assignment, reader=reader, store=self.store, secrets=self.secrets, part_size_in_bytes=150
+            assignment,
+            reader=reader,
+            store=self.store,
+            secrets=self.secrets,
+            part_size_in_bytes=150,
+            parts_at_once=0,
         )
 
     def process(self, assignment: Assignment) -> StageResult:
