@@ -19,7 +19,7 @@ import psycopg
 import pymysql
 import pytest
 from support.databases import MariaDbDatabase
-from support.fleet import SmallFleet, until
+from support.fleet import PATIENCE_SECONDS, SmallFleet, until
 from support.mariadb import MariaDbServer
 from support.needs import require_odbc_driver
 
@@ -213,7 +213,12 @@ def lead(fleet: SmallFleet, source: str, writers: Writers) -> None:
         while time.monotonic() < deadline:
             fleet.enqueue(source)
             time.sleep(1)
-            until(lambda: len(fleet.batches(source=source, states=OPEN)) < 50, what="the fleet to keep up")
+            # Not a promise: a machine that has much else to do may take as long as the whole test.
+            until(
+                lambda: len(fleet.batches(source=source, states=OPEN)) < 50,
+                what="the fleet to keep up",
+                within_seconds=SECONDS + PATIENCE_SECONDS,
+            )
     fleet.move_everything(source)
     swept = time.monotonic()
     until(
