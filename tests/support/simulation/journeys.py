@@ -52,7 +52,8 @@ def failing_source(decide: Decide | None = None) -> World:
 
 def lost_and_altered(decide: Decide | None = None) -> World:
     """
-    Workers die with an upload open and with an object written, messages are lost, a hand alters a file and adds one.
+    Workers die with an upload open and with an object written, or give one up; messages are lost, a hand alters a file
+    and adds one.
 
     So the sweeper, the cleaner and people have all to do that they can do; and what they do is hit, too.
     """
@@ -60,6 +61,7 @@ def lost_and_altered(decide: Decide | None = None) -> World:
     world.disturbances_left = 0
     world.foreseen = {
         "store.complete_upload": [Fault.NONE, Fault.KILL_BEFORE, Fault.NONE, Fault.KILL_AFTER],
+        "store.write_part": [Fault.NONE] * 4 + [Fault.REFUSED],
         "source.fingerprint": [Fault.NONE, Fault.REFUSED],
     }
     lost_from = (QueueName.PUBLISH, QueueName.CLEAN)
