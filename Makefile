@@ -93,7 +93,7 @@ images: ## Build the images of the fleet; their bills of materials go to dist/im
 images-check: ## Build each image twice, the second time from nothing, and compare all files. IMAGE=esclusa-extractor checks one.
 	$(PYTHON) -m infra.images check $(if $(IMAGE),--image $(IMAGE))
 
-containers: $(VENV)/.dev ## Run the main job in containers, scaled, kill one of them, and compare row by row.
+containers: $(VENV)/.dev images ## Run the main job in containers, scaled, kill one of them, and compare row by row.
 	$(BIN)/python -m pytest -rs tests/e2e/test_containers.py
 
 lambdas: $(VENV)/.local ## Build dist/lambdas.zip, the code of all Lambdas.

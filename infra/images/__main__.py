@@ -4,7 +4,7 @@ The images of the fleet: `python -m infra.images build`, and `check`.
 Standard library only: it runs before anything is installed. Dockerfiles and compose files build the same without it;
 what it adds are labels, times and `dist/`:
 
-    build    builds every image, and puts its bill of materials and the digest of its files into dist/images/
+    build    builds every image, and puts its bill of materials into dist/images/
     check    builds every image once more without any cache, and compares file by file
 
 Two builds of one commit give equal files: contents, rights, owners and links. Layers are not equal bytes: their format
@@ -13,7 +13,6 @@ holds the times of directories that the engine itself makes.
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 SOURCE_ROOT: Final = Path(__file__).resolve().parents[2]
 TARGET: Final = SOURCE_ROOT / "dist" / "images"
@@ -96,12 +95,10 @@ def build(names: Sequence[str], *, registry: str, tag: str | None) -> None:
     for name in names:
         image = f"{registry}{name}:{tag or revision.version}"
         build_image(name, image, revision)
-        files = read_files(image)
-        (TARGET / f"{name}.cdx.json").write_bytes(files.sbom)
-        (TARGET / f"{name}.files.json").write_text(json.dumps(files.digests, indent=0) + "\n")
+        (TARGET / f"{name}.cdx.json").write_bytes(read_sbom(image))
         megabytes = int(_docker("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
         print(
-            f"{image}: {megabytes:.0f} MB, files {files.digest[:16]}, {TARGET.name}/{name}.cdx.json",
+            f"{image}: {megabytes:.0f} MB, dist/images/{name}.cdx.json",
             flush=True,
         )
 
@@ -153,7 +150,7 @@ def check(names: Sequence[str]) -> None:
         try:
             build_image(name, first, revision)
             build_image(name, second, revision, without_cache=True)
-            before, after = read_files(first).digests, read_files(second).digests
+            before, after = read_files(first), read_files(second)
         finally:
             for image in (first, second):
                 subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True, check=False)  # noqa: S603, S607
@@ -167,48 +164,48 @@ def check(names: Sequence[str]) -> None:
         print(f"{name}: {len(after)} files, equal in two builds", flush=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFiles:
-    """The files of an image."""
-
-    #: By path: kind, rights, owner, and what it holds or where it leads.
-    digests: Mapping[str, str]
-    sbom: bytes
-
-    @property
-    def digest(self) -> str:
-        """One digest of all of them."""
-        return hashlib.sha256(json.dumps(sorted(self.digests.items())).encode()).hexdigest()
+def read_sbom(image: str) -> bytes:
+    """Return the bill of materials that an image holds."""
+    with _container_of(image) as container, _archive_of("cp", f"{container}:/{SBOM}", "-") as archive:
+        for member in archive:
+            if (file := archive.extractfile(member)) is not None:
+                return file.read()
+    raise BuildFailed(f"{image}: expected a bill of materials in /{SBOM}, found none")
 
 
-def read_files(image: str) -> ImageFiles:
-    """Read all files of an image, as a container of it would see them."""
-    container = _docker("create", image).strip()
-    try:
-        with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:  # noqa: S603, S607
-            assert export.stdout is not None  # noqa: S101
-            files = _read_archive(export.stdout)
-        if export.returncode:
-            raise BuildFailed(f"{image}: docker export ended with {export.returncode}")
-        return files
-    finally:
-        _docker("rm", container)
-
-
-def _read_archive(stream: IO[bytes]) -> ImageFiles:
-    digests, sbom = {}, b""
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+def read_files(image: str) -> dict[str, str]:
+    """Return all files of an image by path: kind, rights, owner, and what each holds or where it leads."""
+    digests = {}
+    with _container_of(image) as container, _archive_of("export", container) as archive:
         for member in archive:
             if member.name in _LEFT_OUT or member.name.startswith(("dev/", "proc/", "sys/")):
                 continue
             held = member.linkname
             if member.isfile() and (file := archive.extractfile(member)) is not None:
-                content = file.read()
-                held = hashlib.sha256(content).hexdigest()
-                if member.name == SBOM:
-                    sbom = content
+                held = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             digests[member.name] = f"{member.type.decode()} {member.mode:o} {member.uid}:{member.gid} {held}"
-    return ImageFiles(digests, sbom)
+    return digests
+
+
+@contextmanager
+def _container_of(image: str) -> Iterator[str]:
+    """Give a container that was never started: its files can be read."""
+    container = _docker("create", image).strip()
+    try:
+        yield container
+    finally:
+        _docker("rm", container)
+
+
+@contextmanager
+def _archive_of(*arguments: str) -> Iterator[tarfile.TarFile]:
+    """Give what the engine writes, as it comes."""
+    with subprocess.Popen(["docker", *arguments], stdout=subprocess.PIPE) as engine:  # noqa: S603, S607
+        try:
+            with tarfile.open(fileobj=engine.stdout, mode="r|") as archive:
+                yield archive
+        except tarfile.TarError as error:
+            raise BuildFailed(f"docker {' '.join(arguments)}: expected an archive: {error}") from error
 
 
 # ---- the programs that are asked -------------------------------------------------------------------------------

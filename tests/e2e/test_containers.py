@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.containers import ComposedFleet, compose_command, composed_fleet, require_engine, wait_until
 
-from infra.images.__main__ import IMAGES, SBOM
+from infra.images.__main__ import IMAGES, SBOM, read_files
 from infra.images.__main__ import main as images
 from local.containers import SECRET_FILES
 
@@ -165,7 +165,6 @@ def test_an_image_tells_where_it_comes_from_and_what_is_in_it(name: str, built: 
     )
     config = json.loads(inspected.stdout)[0]["Config"]
     materials = json.loads((ROOT / "dist" / "images" / f"{name}.cdx.json").read_text())
-    files = json.loads((ROOT / "dist" / "images" / f"{name}.files.json").read_text())
 
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.version"] == version
@@ -176,6 +175,12 @@ def test_an_image_tells_where_it_comes_from_and_what_is_in_it(name: str, built: 
     locked = re.findall(r"(?m)^([\w.-]+)==([^ ;]+)", (ROOT / "requirements" / f"{lock}.txt").read_text())
     assert {"boto3", "polars", "pyarrow"} <= set(components)
     assert all(dict(locked)[name] == version for name, version in components.items() if name in dict(locked))
+
+
+def test_an_image_holds_nothing_that_it_was_only_built_with(built: None) -> None:
+    version = re.findall(r'(?m)^version = "(.*)"$', (ROOT / "pyproject.toml").read_text())[0]
+    files = read_files(f"esclusa-extractor:{version}")
+
     assert SBOM in files
     # No compiler, no package manager of ours, no tests, and no source but what is imported.
     assert not [
