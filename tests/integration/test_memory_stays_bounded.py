@@ -12,7 +12,7 @@ import pytest
 #: 600 MB of CSV. Held as a whole, it would take twice as much.
 ROW_COUNT = 3_000_000
 
-#: What was found for 8 million rows is 600 MiB and 260; allocators keep more for themselves in one run than in another.
+#: 600 MiB were found for 8 million rows, and 250 (docs/performance.md); how much allocators keep for themselves varies.
 MOST_MIB = {"process": 800, "extract": 400}
 
 
