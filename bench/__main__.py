@@ -91,6 +91,8 @@ def of_postgres(wanted: Wanted, directory: Path) -> Iterator[Comparison]:
         s3_elsewhere() as elsewhere,
     ):
         dsn = server.dsn("postgres")
+        # Before the tables: its role may read what is made after it.
+        database = PostgresDatabase(dsn)
         postgres_to_s3.make_tables(dsn, row_count=row_count)
         if "postgres" in wanted.only:
             with _local_s3(directory) as local:
@@ -103,7 +105,6 @@ def of_postgres(wanted: Wanted, directory: Path) -> Iterator[Comparison]:
                     rounds=rounds,
                 )
         if "odbc" in wanted.only:
-            database = PostgresDatabase(dsn)
             yield odbc_bulk.compare(
                 database, directory=directory, s3=elsewhere, row_count=row_count, rounds=rounds
             )
