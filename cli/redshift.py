@@ -130,7 +130,10 @@ def lake(
     Harmless to repeat. Who reads external tables needs USAGE on the schema and TEMP on the database; of single
     tables nothing can be granted. Needs the settings of a publisher with ESCLUSA_WAREHOUSE=redshift.
     """
+    from services.publisher.redshift.definitions import LAKE_SUFFIX
+    from services.publisher.redshift.doctor import Verdict, examine_lake
     from services.publisher.redshift.errors import StatementFailed, translated
+    from services.publisher.redshift.names import folded
     from shared.catalog import read_sources
 
     fleet = connections_of(context).fleet().settings
@@ -142,6 +145,9 @@ def lake(
                 api.run(statement)
             except StatementFailed as error:
                 raise translated(error, where=name) from None
+            usage = examine_lake(api, folded(name + LAKE_SUFFIX))
+            if usage.verdict is not Verdict.HELD:
+                remark(f"{usage.what}: {usage.detail}")
     if as_json:
         listed = [{"source": name, "sql": statement.sql} for name, statement in statements]
         print_json({"is_done": not is_dry_run, "statements": listed})

@@ -162,7 +162,13 @@ def test_a_lost_reply_is_asked_for_again_under_the_same_token():
 
 
 @pytest.mark.parametrize(
-    "code", ["ActiveStatementsExceededException", "ThrottlingException", "InternalServerException"]
+    "code",
+    [
+        "ActiveStatementsExceededException",
+        "ThrottlingException",
+        "InternalServerException",
+        "ExecuteStatementException",
+    ],
 )
 def test_what_passes_by_itself_is_waited_for(code):
     stubbed = Stubbed()

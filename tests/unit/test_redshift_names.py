@@ -153,6 +153,7 @@ def test_a_table_of_very_many_columns_is_proven_in_pieces_that_each_fit():
         "CALL p()",
         "SELECT 'open",
         "SELECT 1\0",
+        "SELECT '" + "x" * 100_000 + "'",
     ],
 )
 def test_a_question_that_could_change_something_is_not_sent(sql):

@@ -7,7 +7,7 @@ import polars as pl
 from services.publisher.read_back import positions_of, typed_rows
 from services.publisher.redshift.data_api import Cells
 from services.publisher.redshift.names import folded
-from services.publisher.redshift.rules import tokens
+from services.publisher.redshift.rules import MAX_SQL_BYTES, tokens
 from services.publisher.warehouse import QueryFailed
 from shared.domain.contracts import ColumnKind, TableContract
 from shared.domain.reasons import Reason
@@ -30,6 +30,8 @@ def refuse_changes(sql: str) -> None:
     """
     if "\0" in sql:
         raise QueryFailed("expected text without NUL")
+    if (size := len(sql.encode())) > MAX_SQL_BYTES:
+        raise QueryFailed(f"expected at most {MAX_SQL_BYTES} bytes, found {size}")
     found = [token for token in tokens(sql) if token.kind != "comment"]
     if any(token.kind == "comment" for token in tokens(sql)):
         raise QueryFailed("expected one SELECT without comments")
