@@ -384,9 +384,9 @@ def _counts(words: Sequence[str]) -> dict[str, int]:
 
 def _role_arns(outputs: Mapping[str, str]) -> dict[str, str]:
     from infra.names import logical_id
-    from infra.plan import HOST_ROLES
+    from infra.plan import SERVICE_ROLES
 
-    return {role: outputs[logical_id(role, "role", "arn")] for role in HOST_ROLES}
+    return {role: outputs[logical_id(role, "role", "arn")] for role in SERVICE_ROLES}
 
 
 def _environment(blueprint: "Blueprint", outputs: Mapping[str, str]) -> dict[str, str]:

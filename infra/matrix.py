@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from infra.plan import HOST_ROLES
+from infra.plan import SERVICE_ROLES
 from shared.domain.files import Area
 from shared.ports import QueueName
 
@@ -48,7 +48,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "table": (OUR_TABLES, OTHER_TABLES),
     "key": ("the key of the buckets", "another key"),
     "topic": ("the topic of alarms", "another topic"),
-    "role": (*(f"role of {role}" for role in HOST_ROLES), "another role"),
+    "role": (*(f"role of {role}" for role in SERVICE_ROLES), "another role"),
     "log": ("its own log", "another log"),
     "warehouse": ("our workgroup", "another workgroup"),
 }
@@ -273,7 +273,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_WAREHOUSE,
         "redshift-data:BatchExecuteStatement": ("our workgroup",),
     },
-    "host": {"sts:AssumeRole": tuple(f"role of {role}" for role in HOST_ROLES)},
+    "host": {"sts:AssumeRole": tuple(f"role of {role}" for role in SERVICE_ROLES)},
 }
 
 _WITHOUT_REDSHIFT: Lines = {action: () for action in ACTIONS if action.startswith("redshift")}

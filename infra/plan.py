@@ -19,22 +19,18 @@ WORKER_QUEUES: Mapping[str, tuple[QueueName, ...]] = {
     "publisher": (QueueName.PUBLISH,),
 }
 
-#: What cron runs: `planner` enqueues and counts, `auditor` proves.
+#: What cron runs: `planner` enqueues and counts, `auditor` proves, `upkeep` compacts tables (and leads them back, by hand).
 PLANNER = "planner"
 AUDITOR = "auditor"
+UPKEEP = "upkeep"
 #: Tells Prometheus what ledger and queues say.
 EXPORTER = "exporter"
 
 #: What people do by a managed policy that their own role gets: look into queues and at what is held.
 OPERATOR = "operator"
-#: Compacts tables and leads them back: cron of a host, or people who take the role.
-UPKEEP = "upkeep"
 
 #: Every role that a process outside of Lambda takes.
-SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR, EXPORTER)
-
-#: Every role that a host takes for what it runs: cron there compacts tables, too.
-HOST_ROLES = (*SERVICE_ROLES, UPKEEP)
+SERVICE_ROLES = (*WORKER_QUEUES, PLANNER, AUDITOR, UPKEEP, EXPORTER)
 
 SWEEPER = "sweeper"
 WATCHER = "watcher"

@@ -18,7 +18,7 @@ from infra.names import (
     role_name,
     source_secrets_folder,
 )
-from infra.plan import AUDITOR, HOST_ROLES, OPERATOR, PLANNER, UPKEEP, WORKER_QUEUES, Plan
+from infra.plan import AUDITOR, OPERATOR, PLANNER, SERVICE_ROLES, UPKEEP, WORKER_QUEUES, Plan
 from infra.policies import (
     Statement,
     host_statements,
@@ -63,7 +63,7 @@ def service_roles(plan: Plan, origins: Sequence[Origin], *, key: Any) -> Templat
         OUTBOX_POLICY: managed_policy(plan, "outbox", outbox_statements(plan.prefix)),
         **secrets.resources,
     }
-    for role in HOST_ROLES:
+    for role in SERVICE_ROLES:
         resources[logical_id(role, "role")] = _service_role(plan, role, secrets, key=key)
     resources["OperatorPolicy"] = managed_policy(plan, OPERATOR, operator_statements(plan, key=key))
     return resources | _host(plan)
@@ -155,7 +155,7 @@ def _trust(plan: Plan, name: str) -> list[Statement]:
 
 def _host(plan: Plan) -> Template:
     """Return the role of an instance that runs services: it does nothing but take theirs."""
-    names = [role_name(plan.prefix, name) for name in HOST_ROLES]
+    names = [role_name(plan.prefix, name) for name in SERVICE_ROLES]
     arn = "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/"
     return {
         "HostRole": role(

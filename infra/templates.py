@@ -10,7 +10,7 @@ from typing import Any
 from infra.buckets import RETAINED_BUCKET, bucket_resources, key_arn, key_resources
 from infra.functions import function_resources
 from infra.names import key_export_name, logical_id
-from infra.plan import HOST_ROLES, Plan
+from infra.plan import SERVICE_ROLES, Plan
 from infra.queues import queue_resources
 from infra.roles import service_roles
 from shared.domain.contracts import Origin
@@ -43,7 +43,7 @@ def shared_template(plan: Plan, origins: Sequence[Origin]) -> Template:
             },
             **{
                 logical_id(role, "role", "arn"): {"Value": {"Fn::GetAtt": [logical_id(role, "role"), "Arn"]}}
-                for role in HOST_ROLES
+                for role in SERVICE_ROLES
             },
             "KeyArn": {"Value": key, "Export": {"Name": key_export_name(plan.prefix)}},
         },

@@ -24,7 +24,7 @@ from bench import scaling
 from cli.main import app
 from cli.settings_page import MODELS
 from infra.names import queue_name, role_name
-from infra.plan import HOST_ROLES, WORKER_QUEUES
+from infra.plan import SERVICE_ROLES, WORKER_QUEUES
 from infra.settings import InfraSettings
 from local import containers
 from services.extractor.settings import ExtractorSettings
@@ -533,10 +533,10 @@ def test_each_service_account_takes_the_role_that_is_named_as_it() -> None:
     used = {pod.owner: pod.spec["serviceAccountName"] for pod in rendered("aws").pods()}
 
     assert accounts == {
-        name: f"arn:aws:iam::111122223333:role/{role_name('esclusa', name)}" for name in HOST_ROLES
+        name: f"arn:aws:iam::111122223333:role/{role_name('esclusa', name)}" for name in SERVICE_ROLES
     }
     assert used["Deployment/extractor"] == used["Deployment/backfiller"] == "extractor"
-    assert set(used.values()) == set(HOST_ROLES)
+    assert set(used.values()) == set(SERVICE_ROLES)
 
 
 # ---- the pages -------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from cli.findings import Finding, Patient
 from infra import matrix
 from infra.deploy import deploy_stack
 from infra.names import host_role_name, role_name
-from infra.plan import HOST_ROLES, WORKER_QUEUES, InlineCode, Plan
+from infra.plan import SERVICE_ROLES, WORKER_QUEUES, InlineCode, Plan
 from infra.templates import shared_template, source_template
 from local import aws
 from local.ports import find_free_port
@@ -152,7 +152,7 @@ def _prepare(account: Account) -> None:
 @pytest.fixture(scope="module")
 def credentials(account: Account) -> dict[str, dict[str, str]]:
     """What each role was given: a service's by the host, as on an instance."""
-    functions = [role for role in matrix.MATRIX if role not in {*HOST_ROLES, "operator", "host"}]
+    functions = [role for role in matrix.MATRIX if role not in {*SERVICE_ROLES, "operator", "host"}]
     for role in functions:
         account.let_root_take(role_name(PREFIX, role))
     account.let_root_take(host_role_name(PREFIX))
@@ -160,7 +160,7 @@ def credentials(account: Account) -> dict[str, dict[str, str]]:
     return {
         "host": host,
         **{role: account.assume(role_name(PREFIX, role)) for role in functions},
-        **{role: account.assume(role_name(PREFIX, role), host) for role in HOST_ROLES},
+        **{role: account.assume(role_name(PREFIX, role), host) for role in SERVICE_ROLES},
         "operator": _person(account, "operator"),
     }
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from infra.host import SERVICES, Host, user_data
-from infra.plan import HOST_ROLES
+from infra.plan import SERVICE_ROLES
 from shared.errors import ConfigurationError
 
 HOST = Host(
@@ -18,7 +18,7 @@ HOST = Host(
     registry="111122223333.dkr.ecr.eu-west-1.amazonaws.com",
     tag="0.1.0",
     source_bucket="acme-code",
-    role_arns={role: f"arn:aws:iam::111122223333:role/esclusa-{role}" for role in HOST_ROLES},
+    role_arns={role: f"arn:aws:iam::111122223333:role/esclusa-{role}" for role in SERVICE_ROLES},
     environment={
         "ESCLUSA_LEDGER_DSN": "secretsmanager:esclusa/ledger#dsn",
         "ESCLUSA_QUEUE_URLS": '{"extract":"https://sqs.eu-west-1.amazonaws.com/111122223333/esclusa-extract"}',
@@ -105,9 +105,9 @@ def test_a_doctor_can_be_called_in_the_role_of_a_service(tmp_path: Path) -> None
 def test_there_is_a_profile_for_each_role_that_the_instance_takes() -> None:
     config = FILES["/etc/esclusa/aws.config"]["content"]
 
-    for role in HOST_ROLES:
+    for role in SERVICE_ROLES:
         assert f"[profile {role}]\nrole_arn = {HOST.role_arns[role]}\n" in config
-    assert config.count("credential_source = Ec2InstanceMetadata") == len(HOST_ROLES)
+    assert config.count("credential_source = Ec2InstanceMetadata") == len(SERVICE_ROLES)
 
 
 def test_settings_are_written_as_docker_reads_them() -> None:

@@ -8,7 +8,7 @@ import pytest
 from support.iam import ACCOUNT, OWN_REQUEST, REGION, is_allowed, statements_of
 
 from infra import matrix
-from infra.plan import FUNCTION_QUEUES, HOST_ROLES, SCHEDULES, PackagedCode, Plan, RedshiftTarget
+from infra.plan import FUNCTION_QUEUES, SCHEDULES, SERVICE_ROLES, PackagedCode, Plan, RedshiftTarget
 from infra.templates import shared_template
 from shared.domain.contracts import Origin, SourceKind
 from shared.domain.files import Area, copy_key, quarantine_key, raw_key, rejects_key
@@ -138,7 +138,7 @@ def test_actions_without_resources_are_for_the_roles_that_are_named(role: str) -
 
 
 def test_the_matrix_names_every_role_and_every_action_that_any_policy_allows() -> None:
-    assert set(matrix.MATRIX) == {*FUNCTION_QUEUES, *SCHEDULES, *HOST_ROLES, "operator", "host"}
+    assert set(matrix.MATRIX) == {*FUNCTION_QUEUES, *SCHEDULES, *SERVICE_ROLES, "operator", "host"}
     granted = {
         action
         for role in matrix.MATRIX
@@ -252,7 +252,7 @@ def test_the_role_of_a_function_is_taken_by_lambda_alone(function: str) -> None:
     assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
 
 
-@pytest.mark.parametrize("role", HOST_ROLES)
+@pytest.mark.parametrize("role", SERVICE_ROLES)
 def test_the_role_of_a_service_is_taken_by_our_hosts_and_by_its_own_service_account(role: str) -> None:
     host, account = trust_of(role, replace(PLAN, oidc_provider_arn=PROVIDER))
 
