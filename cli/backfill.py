@@ -22,6 +22,7 @@ from cli.output import (
 )
 from shared.errors import ConfigurationError
 from shared.ports import Ledger
+from shared.visits import visiting
 
 if TYPE_CHECKING:
     from services.extractor.backfill import BackfillPart
@@ -101,7 +102,10 @@ def backfill(
             "reads all of it"
         )
     planned_end = planned_end_of(contract, known, watermark=watermark)
-    with open_reader(contract, secrets=fleet.secrets, limits=LIMITS) as reader:
+    with (
+        visiting(contract.source, who="backfill", ledger=fleet.ledger),
+        open_reader(contract, secrets=fleet.secrets, limits=LIMITS) as reader,
+    ):
         parts = backfill_parts(
             contract,
             reader,

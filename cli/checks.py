@@ -1,7 +1,7 @@
 """What `esclusa check` looks at, one thing after the other. What fails keeps nothing else from being looked at."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -12,12 +12,13 @@ from cli.context import Connections
 from shared.domain.contracts import SourceKind
 from shared.errors import ConfigurationError, EsclusaError
 from shared.ports import QueueName
+from shared.visits import SourceBusy, visiting
 
 if TYPE_CHECKING:
     from services.extractor.readers import SourceReader
     from shared.catalog import Catalog, Source
     from shared.fleet import Fleet
-    from shared.ports import QueueInspector, SecretStore
+    from shared.ports import Ledger, QueueInspector, SecretStore
 
 QUERY_SECONDS = 10.0
 
@@ -60,9 +61,9 @@ def run_checks(directory: Path, *, only: str | None, connections: Connections) -
         fleet = connections.fleet()
     except EsclusaError as error:
         yield Check("settings", "fleet", Verdict.FAILED, str(error))
-        yield from _check_sources(sources, connections.secrets())
+        yield from _check_sources(sources, connections.secrets(), ledger=None)
         return
-    yield from _check_sources(sources, fleet.secrets)
+    yield from _check_sources(sources, fleet.secrets, ledger=fleet.ledger)
     yield _tried("ledger", "control database", partial(ledger_revision, fleet))
     for source in sources:
         bucket = fleet.settings.bucket(source.name)
@@ -89,12 +90,25 @@ def _check_files(catalog: "Catalog", sources: Sequence["Source"], *, only: str |
                 yield Check("file", where, verdict, str(problem).removeprefix(where).lstrip(": "))
 
 
-def _check_sources(sources: Sequence["Source"], secrets: "SecretStore") -> Iterator[Check]:
+def _check_sources(
+    sources: Sequence["Source"], secrets: "SecretStore", *, ledger: "Ledger | None"
+) -> Iterator[Check]:
     references = dict.fromkeys(reference for source in sources for reference in source.references())
     for reference in references:
         yield _tried("secret", reference, partial(_resolve, secrets, reference))
     for source in sources:
-        yield from _check_tables(source, secrets)
+        with ExitStack() as visit:
+            try:
+                if ledger is not None:
+                    visit.enter_context(
+                        visiting(
+                            source.name, who="check", ledger=ledger, connection_count=2, may_go_uncounted=True
+                        )
+                    )
+            except SourceBusy as error:
+                yield Check("table", source.name, Verdict.FAILED, str(error))
+                continue
+            yield from _check_tables(source, secrets)
 
 
 def _resolve(secrets: "SecretStore", reference: str) -> str:

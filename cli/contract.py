@@ -28,6 +28,7 @@ from cli.output import (
 from shared.domain.contracts import TableContract
 from shared.domain.drift import HOLDING, Change, Drift, Edit, EditKind
 from shared.errors import ConfigurationError, EsclusaError
+from shared.visits import visiting
 
 if TYPE_CHECKING:
     from shared.catalog import Catalog
@@ -135,7 +136,8 @@ def _compare(contract: TableContract, *, secrets: "SecretStore", ledger: "Ledger
     from_ledger = differences(ledger=latest.contract, file=contract) if latest else []
     drift, error = None, None
     try:
-        drift = _drift_of(contract, secrets)
+        with visiting(contract.source, who="contract", ledger=ledger, connection_count=2):
+            drift = _drift_of(contract, secrets)
     except EsclusaError as found:
         error = found
     return Compared(contract, drift, error, latest.version if latest else None, tuple(from_ledger))

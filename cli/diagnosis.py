@@ -37,6 +37,7 @@ from infra.plan import AUDITOR, OPERATOR, UPKEEP, WORKER_QUEUES
 from shared.deadline import within
 from shared.errors import EsclusaError
 from shared.ports import QueueName
+from shared.visits import visiting
 
 if TYPE_CHECKING:
     from shared.catalog import Source
@@ -129,7 +130,10 @@ def _source(patient: Patient, source: "Source") -> Finding:
     from services.extractor.scouting import SourceScout
 
     name = f"source {source.name}"
-    with SourceScout(source.contracts(), secrets=patient.fleet.secrets) as scout:
+    with (
+        visiting(source.name, who="doctor", ledger=patient.fleet.ledger, patience=patient.patience),
+        SourceScout(source.contracts(), secrets=patient.fleet.secrets) as scout,
+    ):
         skew = datetime.now(UTC) - scout.clock()
     found = f"it answers; its clock is {abs(skew).total_seconds():.0f} seconds apart"
     if abs(skew) > SKEW_FAILURE:

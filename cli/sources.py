@@ -1,17 +1,22 @@
 """Commands about source files: discover, check, schema."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import DEFAULT_SOURCES, JsonOption, SourceFilter, SourcesOption, connections_of
+from cli.context import DEFAULT_SOURCES, Connections, JsonOption, SourceFilter, SourcesOption, connections_of
 from cli.output import ExitCode, print_json, remark, text_of
 from services.extractor.dialects import DialectName
 from shared.domain.contracts import SourceKind
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EsclusaError
+from shared.visits import visiting
+
+if TYPE_CHECKING:
+    from shared.ports import Ledger
 
 
 def discover(
@@ -71,7 +76,12 @@ def discover(
         token=token,
         options=tuple(option or ()),
     )
-    text = discovered_text(address, secrets=connections_of(context).secrets())
+    connections = connections_of(context)
+    with ExitStack() as visit:
+        # A source that the fleet knows already has its connections counted; any other is nobody's.
+        if (ledger := _ledger_of(connections)) is not None:
+            visit.enter_context(visiting(source, who="discover", ledger=ledger, may_go_uncounted=True))
+        text = discovered_text(address, secrets=connections.secrets())
     if out is None:
         typer.echo(text, nl=False)
         return
@@ -85,6 +95,14 @@ def _write_new(file: Path, text: str) -> None:
             opened.write(text)
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _ledger_of(connections: Connections) -> "Ledger | None":
+    """Return the ledger, if this machine knows one: a source can be looked at without a fleet."""
+    try:
+        return connections.fleet().ledger
+    except EsclusaError:
+        return None
 
 
 def check(

@@ -20,6 +20,7 @@ from shared.domain.contracts import DeleteMode, keys_of
 from shared.domain.files import DataFile
 from shared.errors import Refused
 from shared.ports import Ledger, ObjectStore, SecretStore
+from shared.visits import visiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,14 @@ class Reading:
             )
         if side is Side.LAKE:
             return self._lake_blocks()
+        return self._source_blocks()
+
+    def _source_blocks(self) -> Iterator[pl.DataFrame]:
+        group = self.group
         source = SourceRows(group.contract, group.shape, self.places.secrets, group.bounds)
-        return source.read(self._timeline)
+        # One for the rows, one for the clock.
+        with visiting(group.contract.source, who="prove", ledger=self.places.ledger, connection_count=2):
+            yield from source.read(self._timeline)
 
     def _lake_blocks(self) -> Iterator[pl.DataFrame]:
         shape = self.group.shape

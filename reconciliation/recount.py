@@ -30,6 +30,7 @@ from shared.domain.recounts import Recount
 from shared.domain.windows import PlannedWindow
 from shared.errors import Unavailable
 from shared.ports import Ledger, LedgerTransaction, SecretStore
+from shared.visits import visiting
 
 log = structlog.get_logger()
 
@@ -138,6 +139,7 @@ def recount_table(
     asked = [window for window in history.settled() if window.is_whole and span.covers(window.batch.window)]
     with (
         ledger.exclusively(f"recount {source}.{table}") as is_alone,
+        visiting(source, who="recount", ledger=ledger),
         open_reader(contract, secrets=secrets, limits=LIMITS) as reader,
     ):
         if not is_alone:

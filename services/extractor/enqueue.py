@@ -14,6 +14,7 @@ from shared.fleet import Fleet
 from shared.outbox import send_pending
 from shared.planning import PlannedTable, plan_source, register_source
 from shared.stage import describe
+from shared.visits import visiting
 
 log = structlog.get_logger()
 
@@ -57,7 +58,10 @@ def _enqueue_source(source: Source, *, fleet: Fleet) -> EnqueuedSource:
             limits=source.limits,
             ledger=fleet.ledger,
         )
-        with SourceScout(contracts, secrets=fleet.secrets) as scout:
+        with (
+            visiting(source.name, who="enqueue", ledger=fleet.ledger),
+            SourceScout(contracts, secrets=fleet.secrets) as scout,
+        ):
             planned = plan_source(
                 contracts, ledger=fleet.ledger, scout=scout, bucket=fleet.settings.bucket(source.name)
             )

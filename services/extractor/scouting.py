@@ -33,7 +33,7 @@ class SourceScout:
     def __init__(self, contracts: Sequence[TableContract], *, secrets: SecretStore) -> None:
         self._contracts = contracts
         self._secrets = secrets
-        self._readers: dict[str, SourceReader] = {}
+        self._opened: tuple[str, SourceReader] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -82,11 +82,16 @@ class SourceScout:
         return [part.window for part in parts]
 
     def reader(self, contract: TableContract) -> SourceReader:
-        """Return the reader of a table; it connects when it is used."""
-        if contract.table not in self._readers:
-            opened = open_reader(contract, secrets=self._secrets, limits=LIMITS)
-            self._readers[contract.table] = self._stack.enter_context(opened)
-        return self._readers[contract.table]
+        """
+        Return the reader of a table; it connects when it is used.
+
+        The one before is closed: a source is looked at through one connection, however many tables it has.
+        """
+        if self._opened is None or self._opened[0] != contract.table:
+            self._stack.close()
+            reader = self._stack.enter_context(open_reader(contract, secrets=self._secrets, limits=LIMITS))
+            self._opened = contract.table, reader
+        return self._opened[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -603,6 +603,11 @@ class LimitsForm(Form):
     max_concurrent_extracts: Annotated[int, Field(ge=1, le=1_000)] | None = Field(
         None, description="So many batches may be read from it at once, in the whole fleet. 4 by default."
     )
+    max_connections: Annotated[int, Field(ge=4, le=10_000)] | None = Field(
+        None,
+        description="So many connections may be open to it at once, in the whole fleet and whoever opens them. Nobody counts "
+        "them by default.",
+    )
     rows_per_second: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
         None,
         description="So many rows may be read from it, in the whole fleet. Each batch has an equal share, whether or "

@@ -115,6 +115,7 @@ def source_limits(source: AnySourceForm) -> SourceLimits:
         rows_per_second=given.rows_per_second,
         deadline=given.deadline or default.deadline,
         quiet_hours=given.quiet_hours,
+        max_connections=given.max_connections,
     )
 
 

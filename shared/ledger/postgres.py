@@ -62,7 +62,7 @@ from shared.domain.quiet_hours import QuietHours
 from shared.domain.reasons import Reason
 from shared.domain.recounts import Recount
 from shared.domain.rollbacks import Rollback
-from shared.domain.sources import SourceGuard, SourceLimits
+from shared.domain.sources import SourceGuard, SourceLimits, Visit
 from shared.domain.windows import (
     BACKFILL_SLOT_PREFIX,
     KEY_SWEEP_SLOT_PREFIX,
@@ -1400,6 +1400,16 @@ def _guard_values(guard: SourceGuard) -> dict[str, Any]:
         "quiet_hours": [str(hours) for hours in guard.limits.quiet_hours],
         "failures_in_a_row": guard.failures_in_a_row,
         "open_until": guard.open_until,
+        "max_connections": guard.limits.max_connections,
+        "visits": [
+            {
+                "id": visit.id,
+                "who": visit.who,
+                "connection_count": visit.connection_count,
+                "lease_until": visit.lease_until.isoformat(),
+            }
+            for visit in guard.visits
+        ],
     }
 
 
@@ -1409,8 +1419,18 @@ def _guard_of(row: Row) -> SourceGuard:
         row.rows_per_second,
         row.deadline,
         tuple(QuietHours.parse(text) for text in row.quiet_hours),
+        row.max_connections,
     )
-    return SourceGuard(row.source, limits, row.failures_in_a_row, row.open_until)
+    visits = tuple(
+        Visit(
+            visit["id"],
+            visit["who"],
+            visit["connection_count"],
+            datetime.fromisoformat(visit["lease_until"]),
+        )
+        for visit in row.visits or ()
+    )
+    return SourceGuard(row.source, limits, row.failures_in_a_row, row.open_until, visits)
 
 
 def _alarm_of(row: Row) -> Alarm:

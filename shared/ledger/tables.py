@@ -450,6 +450,13 @@ source_guard = Table(
         "failures_in_a_row", comment="Extract attempts that failed or died since the last that did not."
     ),
     _moment("open_until", nullable=True, comment="The breaker: nothing of the source is claimed before."),
+    _integer("max_connections", nullable=True, comment="Of the whole fleet; as the source file says."),
+    Column(
+        "visits",
+        JSONB,
+        nullable=True,
+        comment="Who is there beside the batches: id, who, connection_count, lease_until.",
+    ),
     PrimaryKeyConstraint("source", name="source_guard_key"),
     CheckConstraint(
         "max_concurrent_extracts >= 1 AND rows_per_second >= 1 AND failures_in_a_row >= 0",

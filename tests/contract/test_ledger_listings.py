@@ -9,6 +9,7 @@ from infra import migrations
 from shared.domain.batches import Batch, BatchState, batch_id
 from shared.domain.contracts import MaskEvidence, MaskKind
 from shared.domain.files import Area, Location
+from shared.domain.sources import SourceGuard, SourceLimits, Visit
 from shared.domain.windows import Window
 from shared.ports import BatchTally, Ledger, MaskTally
 
@@ -129,3 +130,31 @@ def test_files_that_no_batch_wrote_can_be_asked_for_alone(ledger: Ledger) -> Non
         found = tx.files(areas=[Area.TMP], foreign_only=True, present_only=True)
 
     assert [file.location.key for file in found] == ["tmp/notes.csv"]
+
+
+def test_who_visits_a_source_and_how_many_connections_it_allows_are_kept(ledger: Ledger) -> None:
+    guard = SourceGuard("shop", SourceLimits(3, max_connections=6), visits=(Visit("v1", "prove", 2, NOON),))
+
+    with ledger.transaction() as tx:
+        tx.source_guard("shop")
+        tx.save_source_guard(guard)
+    with ledger.transaction() as tx:
+        found = tx.source_guard("shop"), tx.source_guards()
+        tx.save_source_guard(guard.after_leaving("v1"))
+        left = tx.source_guard("shop").visits
+
+    assert found == (guard, [guard])
+    assert left == ()
+
+
+def test_batches_are_listed_by_the_beginning_of_their_slots(ledger: Ledger) -> None:
+    with ledger.transaction() as tx:
+        for slot in ("keys 1", "keys_1", "keys%", "initial"):
+            add_batch(tx, a_batch(slot))
+
+        found = {
+            prefix: [batch.slot for batch in tx.batches(slot_prefix=prefix)]
+            for prefix in ("keys ", "keys_", "keys%")
+        }
+
+    assert found == {"keys ": ["keys 1"], "keys_": ["keys_1"], "keys%": ["keys%"]}

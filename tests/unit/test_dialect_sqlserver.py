@@ -1,14 +1,19 @@
 """What is said to SQL Server. No server was at hand: the text is held to Microsoft's documents."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.extraction import WINDOW, column, make_contract
 
 from services.extractor.dialects import Carriage, CsvField, Dialect
 from services.extractor.dialects.sqlserver import SqlServerDialect
-from shared.domain.contracts import ColumnType
+from services.extractor.readers import SourceColumn, conditions_of
+from services.extractor.readers.sql.records import RecordQuery
+from shared.domain.contracts import ColumnType, Cursor, CursorScale
+from shared.domain.windows import Extent
 
 DIALECT: Dialect = SqlServerDialect()
 
@@ -155,7 +160,13 @@ def test_a_database_without_snapshots_says_what_its_owner_has_to_do():
         ("datetime", "CONVERT(datetime, CONVERT(datetime2(6), ?, 121))"),
         ("datetime2(3)", "CONVERT(datetime2(3), CONVERT(datetime2(6), ?, 121))"),
         ("datetimeoffset(7)", "TODATETIMEOFFSET(CONVERT(datetime2(6), ?, 121), '+00:00')"),
-        ("rowversion", "CONVERT(binary(8), CONVERT(bigint, ?))"),
+        (
+            "rowversion",
+            (
+                "(SELECT CONVERT(binary(8), CASE WHEN bound.n < 0 THEN 0 ELSE bound.n END) "
+                "FROM (SELECT CONVERT(bigint, ?) AS n) AS bound)"
+            ),
+        ),
         ("smallint", "CONVERT(bigint, ?)"),
         ("varchar(20)", "CONVERT(varchar(20), ?)"),
     ],
@@ -199,3 +210,32 @@ def test_a_hash_has_each_text_in_quotes_and_null_as_nothing():
         "9",
         "13",
     ]
+
+
+def test_a_rowversion_is_a_cursor_that_counts():
+    """Eight bytes that only grow, as a number: rendered so, compared so, and with an index on the column itself."""
+    contract = make_contract(
+        [column("id", "int64"), column("rv", "int64", source_type="rowversion")],
+        relation=("dbo", "orders"),
+        cursor=Cursor("rv", lag=timedelta(minutes=1), overlap=timedelta(0), overlap_count=10),
+    )
+    query = RecordQuery(
+        contract,
+        dialect=DIALECT,
+        columns=[
+            SourceColumn("id", "bigint", is_nullable=False),
+            SourceColumn("rv", "rowversion", is_nullable=False),
+        ],
+        conditions=conditions_of(contract, WINDOW, extent=Extent("rv", "2001", "3001")),
+        place="here",
+    )
+
+    assert contract.cursor_scale is CursorScale.COUNT
+    bound = DIALECT.parameter("rowversion")
+    assert "CASE WHEN bound.n < 0 THEN 0" in bound  # an overlap may reach below zero, and bytes have no sign
+    assert query.statement().sql == (
+        "SELECT CONVERT(varchar(20), [id]) AS c0, CONVERT(varchar(20), CONVERT(bigint, [rv])) AS c1 FROM [dbo].[orders] "
+        f"WHERE [rv] < {bound} AND [rv] >= {bound}"
+    )
+    assert query.statement().parameters == ("3001", "1991")
+    assert "MIN([rv])" in query.bounds("rv").sql

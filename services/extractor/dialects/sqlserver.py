@@ -333,7 +333,11 @@ class SqlServerDialect:
             case "datetimeoffset":
                 return f"TODATETIMEOFFSET({_DATETIME_OF_PARAMETER}, '+00:00')"
             case "rowversion":
-                return "CONVERT(binary(8), CONVERT(bigint, ?))"
+                # Bytes have no sign: a number below zero, as an overlap may reach it, would be above all others.
+                return (
+                    "(SELECT CONVERT(binary(8), CASE WHEN bound.n < 0 THEN 0 ELSE bound.n END) "
+                    "FROM (SELECT CONVERT(bigint, ?) AS n) AS bound)"
+                )
             case "char" | "varchar" | "nchar" | "nvarchar" | "uniqueidentifier" | "decimal" | "numeric":
                 return f"CONVERT({source_type}, ?)"
             case "tinyint" | "smallint" | "int" | "bigint" | "money" | "smallmoney":

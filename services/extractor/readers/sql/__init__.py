@@ -369,6 +369,10 @@ class SqlReader:
 
     def describe_anew(self) -> tuple[SourceColumn, ...]:
         """Return the columns as a new session sees them: a snapshot may not see them change."""
+        if self._contract.query is not None:
+            # The session that described it at first is beside the snapshot's: a third is not needed.
+            with self._look() as connection:
+                return self._describe(connection)
         with self._session() as connection:
             return self._describe(connection)
 
