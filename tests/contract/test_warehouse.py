@@ -847,12 +847,16 @@ def test_a_table_does_not_take_a_name_of_ours(published):
 # ---- what analysts ask of the loads ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgres"])
-def answering(request: pytest.FixtureRequest) -> Published:
+@pytest.fixture(params=["postgres", "redshift"])
+def answering(request: pytest.FixtureRequest) -> Iterator[Published]:
     """A warehouse that answers SQL."""
     store = MemoryObjectStore()
-    dsn = request.getfixturevalue("fresh_database")
-    return Published(PostgresWarehouse(dsn, store=store), store, dsn)
+    if request.param == "redshift":
+        with redshift_stand_in(request.getfixturevalue("redshift_database"), store) as client:
+            yield Published(redshift_warehouse(client, store), store, client.dsn, is_redshift=True)
+    else:
+        dsn = request.getfixturevalue("fresh_database")
+        yield Published(PostgresWarehouse(dsn, store=store), store, dsn)
 
 
 def loads_of(answering, *columns, source="shop"):

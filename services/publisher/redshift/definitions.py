@@ -11,7 +11,7 @@ from datetime import datetime
 
 from services.publisher.redshift.names import quote_found, quote_identifier, quote_text
 from services.publisher.redshift.plan import Statement
-from services.publisher.redshift.statements import MARKER_COLUMNS
+from services.publisher.redshift.statements import MARKER_COLUMNS, PRUNE_MODE
 from services.publisher.redshift.target import HIDDEN, REBUILDS_TABLE, Target, incompatible, moment
 from services.publisher.redshift.types import TableColumn, typed_column
 from services.publisher.warehouse import BASE_SUFFIX, LOADS_COLUMNS, LOADS_VIEW, NativeLoad, Rebuild
@@ -105,8 +105,12 @@ def _create_loads_view(target: Target) -> str:
         "SELECT table_name AS held_table, is_held, ROW_NUMBER() OVER (PARTITION BY table_name ORDER BY turn DESC) AS r "
         f"FROM {target.rebuilds}"
     )
-    before = f"MAX(window_end) OVER ({_BY_WINDOW} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-    follows = f"CASE WHEN window_start > {before} THEN 0 ELSE 1 END AS follows"
+    # A key sweep reads keys alone: it fills no gap, and is none.
+    ends = f"CASE WHEN mode <> {quote_text(PRUNE_MODE)} THEN window_end END"
+    before = f"MAX({ends}) OVER ({_BY_WINDOW} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    follows = (
+        f"CASE WHEN mode <> {quote_text(PRUNE_MODE)} AND window_start > {before} THEN 0 ELSE 1 END AS follows"
+    )
     return (
         f"CREATE OR REPLACE VIEW {target.loads_view} AS SELECT {shown} FROM (SELECT l.*, h.is_held, {follows} "
         f"FROM ({newest}) AS l LEFT JOIN ({held}) AS h ON h.held_table = l.table_name AND h.r = 1 "
