@@ -80,7 +80,7 @@ def _files(host: Host) -> list[tuple[str, str, str]]:
     return [
         ("/etc/esclusa/environment", _lines(host.environment), "0644"),
         ("/etc/esclusa/aws.config", _aws_config(host), "0644"),
-        ("/root/.docker/config.json", f'{{"credHelpers": {{"{host.registry}": "ecr-login"}}}}\n', "0600"),
+        (f"{_DOCKER_CONFIG}/config.json", f'{{"credHelpers": {{"{host.registry}": "ecr-login"}}}}\n', "0644"),
         *(
             (f"/etc/esclusa/services/{service}", _service(host, service), "0644")
             for service in SERVICES
@@ -118,6 +118,9 @@ def _service(host: Host, service: str) -> str:
     return _lines({name: shlex.quote(value) for name, value in values.items()})
 
 
+# Cron and systemd give their programs no home to look for it.
+_DOCKER_CONFIG: Final = "/etc/esclusa/docker"
+
 _UNIT: Final = f"""\
 [Unit]
 Description=Esclusa %i
@@ -149,6 +152,7 @@ _RUN_SERVICE: Final = f"""\
 #!/bin/sh
 # extractor-2 is the second extractor.
 . "/etc/esclusa/services/${{1%-*}}"
+export DOCKER_CONFIG={_DOCKER_CONFIG}
 exec docker run --rm --name "esclusa-$1" {_HARDENED} {_SETTINGS} \\
   --env AWS_PROFILE="$ROLE" $OPTIONS "$IMAGE"
 """
@@ -164,6 +168,7 @@ case "${{1:-}}" in
 {cases}
   *) role={PLANNER} ;;
 esac
+export DOCKER_CONFIG={_DOCKER_CONFIG}
 exec docker run --rm {_HARDENED} {_SETTINGS} --tmpfs /tmp \\
   --env AWS_PROFILE="${{ESCLUSA_ROLE:-$role}}" {host.registry}/esclusa-control:{host.tag} "$@"
 """
