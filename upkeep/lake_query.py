@@ -1,8 +1,9 @@
 """
 A person's question to the lake, answered on this machine: DuckDB over exactly the committed files.
 
-Which files these are, the ledger says; what is in them, our own object store reads. DuckDB itself opens nothing: before
-it sees the person's SQL it is shut off from files and networks, and its settings are locked.
+Which files these are, the ledger says; what is in them, our own object store reads. DuckDB itself opens nothing: from
+its first moment it is shut off from files and networks, and its settings are locked. To find the names in a statement it
+binds it, and a table function that is bound reads its file.
 """
 
 import threading
@@ -78,19 +79,19 @@ def query_lake(
     # Nothing of this process can be named in SQL, such as its variables.
     config: dict[str, str | bool | int | float | list[str]] = {
         "python_enable_replacements": "false",
+        "enable_external_access": "false",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "memory_limit": MEMORY_LIMIT,
         "threads": str(THREADS),
         "temp_directory": "",
+        "lock_configuration": "true",
     }
     with duckdb.connect(":memory:", config=config) as connection, _told(timeout_seconds, ledger):
         wanted = _tables_named(connection, sql)
         files = StoreFiles(store)
         for table in _lake_tables(ledger, wanted):
             _show(connection, table, files)
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
         with files.failures_raised():
             return _answer(connection, sql, row_limit=row_limit, timeout_seconds=timeout_seconds)
 
@@ -99,7 +100,7 @@ def query_lake(
 
 
 def _tables_named(connection: "duckdb.DuckDBPyConnection", sql: str) -> set[str]:
-    """Return the tables that a statement names, in lower case; DuckDB does not tell cases apart."""
+    """Return the tables that a statement names, as DuckDB writes them, in lower case: it does not tell cases apart."""
     import duckdb
 
     statements = connection.extract_statements(sql)
@@ -121,7 +122,7 @@ def _lake_tables(ledger: Ledger, wanted: set[str]) -> list[LakeTable]:
             spellings = {
                 f"{one}.{other}" for one in (source, _quoted(source)) for other in (table, _quoted(table))
             }
-            if not wanted & {spelling.lower() for spelling in spellings}:
+            if not any(_is_spelled(spelling.lower(), one) for spelling in spellings for one in wanted):
                 continue
             if name in found:
                 raise QueryFailed(
@@ -136,6 +137,16 @@ def _lake_tables(ledger: Ledger, wanted: set[str]) -> list[LakeTable]:
     return list(found.values())
 
 
+def _is_spelled(name: str, written: str) -> bool:
+    """
+    Return whether a name as DuckDB writes it is that of a table: with `AS o` or `TABLESAMPLE` behind it, if there was any.
+
+    >>> _is_spelled("shop.orders", "shop.orders as o"), _is_spelled("shop.order", "shop.orders as o")
+    (True, False)
+    """
+    return written == name or written.startswith(f"{name} ")
+
+
 # ---- the tables --------------------------------------------------------------------------------------------
 
 
@@ -145,7 +156,7 @@ def _show(connection: "duckdb.DuckDBPyConnection", table: LakeTable, files: Stor
     for version, contract in sorted(table.contracts.items()):
         own = [file for file in table.files if file.contract_version == version]
         registered = f"esclusa files {table.source}.{table.name} {version}"
-        connection.register(registered, _dataset(own, contract, files))
+        connection.register(registered, _dataset(own, contract, table.newest, files))
         parts.append(f"SELECT {_selected(contract, table.newest)} FROM {_quoted(registered)}")
     view = _name(table.source, table.name)
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(table.source)}")
@@ -158,16 +169,24 @@ def _show(connection: "duckdb.DuckDBPyConnection", table: LakeTable, files: Stor
             connection.execute(f"COMMENT ON COLUMN {view}.{_quoted(column.name)} IS {_text(comment)}")
 
 
-def _dataset(visible: Sequence[VisibleFile], contract: TableContract, files: StoreFiles) -> "pads.Dataset":
-    """Return the files of one contract, each with the partition keys under which the catalog shows it."""
+def _dataset(
+    visible: Sequence[VisibleFile], contract: TableContract, newest: TableContract, files: StoreFiles
+) -> "pads.Dataset":
+    """
+    Return the files of one contract, each with the partition keys under which the catalog shows it.
+
+    It has no column that the table does not show: a person's SQL can name it, and not only the view over it.
+    """
     import pyarrow as pa
     import pyarrow.dataset as pads
 
     from services.processor.parquet import arrow_schema
 
-    schema = (
-        arrow_schema(contract).append(pa.field(DAY_KEY, pa.string())).append(pa.field(BATCH_KEY, pa.string()))
-    )
+    there = {column.name: column for column in contract.output_columns}
+    shown = [column.name for column in newest.output_columns if _is_shown(there.get(column.name), column)]
+    written = arrow_schema(contract)
+    keys = [pa.field(DAY_KEY, pa.string()), pa.field(BATCH_KEY, pa.string())]
+    schema = pa.schema([*(written.field(name) for name in shown), *keys])
     reader = pads.ParquetFileFormat()
     filesystem = files.filesystem([one.file for one in visible])
     fragments = [
@@ -194,9 +213,13 @@ def _selected(contract: TableContract, newest: TableContract) -> str:
 
 def _as_now(there: Column | None, column: Column) -> str:
     type_ = duckdb_type(column.output_type)
-    is_clear = there is not None and column.mask.changes_values and not there.mask.changes_values
-    value = "NULL" if there is None or is_clear else _quoted(column.name)
+    value = _quoted(column.name) if _is_shown(there, column) else "NULL"
     return f"CAST({value} AS {type_}) AS {_quoted(column.name)}"
+
+
+def _is_shown(there: Column | None, column: Column) -> bool:
+    """Return whether people see what files of an older contract have of a column: not what they lack, or have in clear."""
+    return there is not None and (there.mask.changes_values or not column.mask.changes_values)
 
 
 def duckdb_type(type_: ColumnType) -> str:

@@ -110,6 +110,18 @@ def test_what_is_masked_by_now_is_not_shown_in_clear_and_what_left_is_not_there(
 
     assert answer.columns == ("id", "name")
     assert answer.rows == ((1, None), (2, "f00d"))
+    behind = 'SELECT x.* EXCLUDE (esclusa_day, esclusa_batch) FROM "esclusa files shop.orders 1" x'
+    assert ask(house, f"{behind} WHERE EXISTS (FROM shop.orders)").rows == ((1,),)
+
+
+@pytest.mark.parametrize(
+    "named", ["shop.orders o", "Shop.Orders AS o", "shop.orders o(id, name)", '"shop"."orders" AS "o"']
+)
+def test_a_table_may_be_given_a_name_for_the_question(house, named):
+    house.publish([ANNA])
+
+    assert rows(house, f"SELECT o.id FROM {named}") == [(1,)]
+    assert rows(house, "SELECT id FROM shop.orders TABLESAMPLE 100%") == [(1,)]
 
 
 def test_comments_say_what_is_masked(house):
@@ -164,6 +176,23 @@ def test_a_question_reads_no_file_network_variable_or_other_bucket(house, tmp_pa
 
     assert "very secret" not in str(failed.value)
     assert secret_rows is not None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_json('{path}')",
+        "SELECT * FROM read_text('{path}')",
+        "SELECT * FROM read_parquet('{path}')",
+        "SELECT * FROM query('SELECT * FROM read_json(''{path}'')')",
+    ],
+)
+def test_a_question_opens_no_file_while_its_tables_are_looked_for(house, tmp_path, sql):
+    path = tmp_path / "secret"
+    path.write_text("very secret")
+
+    with pytest.raises(QueryFailed, match="disabled by configuration"):
+        ask(house, sql.format(path=path))
 
 
 @pytest.mark.parametrize(
