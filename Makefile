@@ -45,7 +45,7 @@ down: $(VENV)/.local ## Stop the fleet on this machine; the data in .esclusa sta
 	$(BIN)/esclusa down
 
 test: $(VENV)/.dev ## Run all tests.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder -rs $(PYTEST_OPTIONS) $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder -rs $(PYTEST_OPTIONS) $(TESTS)
 
 chaos: $(VENV)/.dev ## Break every side effect of a batch on a real fleet, one at a time. CHAOS_SAMPLE=20 does some.
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.sweep

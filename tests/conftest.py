@@ -13,6 +13,7 @@ import structlog
 from psycopg import sql
 from support.mariadb import MariaDbServer
 from support.needs import SKIP_NOTHING, has_odbc
+from xdist.scheduler import LoadScopeScheduling
 
 from local import aws
 from local.ports import find_free_port
@@ -31,23 +32,34 @@ def pytest_report_header() -> list[str]:
 
 
 #: They run whole fleets: ten processes each, and more than one fleet at a time is too much for a small machine.
-WITH_A_FLEET = ("e2e", "chaos")
+WITH_A_FLEET = ("tests/e2e/", "tests/chaos/")
+#: Thereafter come those that wait for servers, and last the many quick ones, which leave no process idle at the end.
+ORDER = (*WITH_A_FLEET, "tests/integration/", "tests/contract/", "tests/unit/", "tests/house/")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Share tests among processes: those with a fleet to one of them, from the start; of the others a file at a time.
+    """Put first what takes long."""
+    items.sort(
+        key=lambda item: next(
+            (n for n, start in enumerate(ORDER) if item.nodeid.startswith(start)), len(ORDER)
+        )
+    )
 
-    `--dist loadgroup` gives out groups in their order, each to one process. Simulations take long and have nothing in
-    common: they are given out one by one.
-    """
-    directories = {item: item.path.relative_to(item.config.rootpath / "tests").parts[0] for item in items}
-    for item, directory in directories.items():
-        if not item.path.stem.startswith("test_simulation"):
-            item.add_marker(pytest.mark.xdist_group("fleet" if directory in WITH_A_FLEET else item.path.stem))
-    order = [*WITH_A_FLEET, "integration", "contract", "unit", "house"]
-    items.sort(key=lambda item: order.index(directories[item]) if directories[item] in order else len(order))
+
+class FleetApart(LoadScopeScheduling):  # type: ignore[misc]
+    """Shares tests among processes: all with a fleet to one of them, of the others a file at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(WITH_A_FLEET):
+            return "fleet"
+        # Simulations take long and have nothing in common.
+        return nodeid if "/test_simulation" in nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FleetApart:
+    """Tell xdist how tests are shared."""
+    return FleetApart(config, log)
 
 
 @pytest.fixture(autouse=True)
