@@ -9,7 +9,7 @@ The life of a compaction in the ledger, told once, and which files the rows of a
 The files that nobody reads any more stay for a while: whoever began to read them may end. Then the sweeper deletes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
@@ -39,14 +39,14 @@ def commit(tx: LedgerTransaction, compaction_id: str, *, file: DataFile, retenti
     now = tx.now()
     if compaction.state is not CompactionState.WRITING or now >= compaction.lease_until:
         raise LostLease(f"compaction {compaction.id}: its lease is over, or it is {compaction.state} already")
+    batches = lock_batches(tx, [part.batch_id for part in compaction.batches])
+    # What others did is looked up behind the locks: whoever held them before has committed it by now.
     if is_moving(tx, compaction.source, compaction.table):
         raise LostLease(
             f"compaction {compaction.id}: the table is led to an earlier state, or forward, meanwhile"
         )
     compacted = CommittedRows.of(tx, compaction.source, compaction.table)
-    # In one order, whoever else locks several.
-    for part in sorted(compaction.batches, key=lambda part: part.batch_id):
-        batch = tx.batch(part.batch_id, lock=True)
+    for part, batch in zip(compaction.batches, batches, strict=True):
         if batch is None or batch.state is not BatchState.PUBLISHED or compacted.compaction_of(batch.id):
             raise LostLease(
                 f"compaction {compaction.id}: batch {part.batch_id} is compacted or held meanwhile"
@@ -75,6 +75,16 @@ def undo(tx: LedgerTransaction, compaction_id: str, *, retention: timedelta, det
             f"{compaction.deletes_begun_at:%Y-%m-%dT%H:%M:%SZ}; there is no way back, and its own file holds every row"
         )
     return _decide(tx, replace(compaction, detail=detail), CompactionState.UNDONE, retention=retention)
+
+
+def lock_batches(tx: LedgerTransaction, batch_ids: Sequence[str]) -> list[Batch | None]:
+    """
+    Lock batches against whoever compacts them, or withdraws them by a rollback, at the same moment; return them.
+
+    In one order, whoever locks several.
+    """
+    locked = {batch_id: tx.batch(batch_id, lock=True) for batch_id in sorted(batch_ids)}
+    return [locked[batch_id] for batch_id in batch_ids]
 
 
 def abandon(tx: LedgerTransaction, compaction_id: str, *, detail: str) -> None:

@@ -24,6 +24,8 @@ from services.processor.decode import position_name
 from services.processor.parquet import Part, PartLayout, arrow_schema, row_groups, write_parts
 from services.publisher.catalog import (
     MAX_PARTITIONS_PER_REQUEST,
+    ExternalBatch,
+    ExternalTable,
     LakeCatalog,
     external_table,
 )
@@ -416,6 +418,9 @@ def show(compaction: Compaction, *, tools: Tools) -> Compaction:
 
     The partition of its first batch leads to the file, those of the others to nothing: an engine that has asked for the
     partitions before reads the files of before, which stay. Undone, each leads to its own folder again.
+
+    What the ledger says may change on the way to the catalog: somebody undoes a compaction that is being shown. So it
+    is asked again after the switch, and whoever comes last leaves what is right.
     """
     with tools.ledger.transaction() as tx:
         contract = tx.contract(compaction.source, compaction.table, compaction.contract_version).contract
@@ -424,11 +429,17 @@ def show(compaction: Compaction, *, tools: Tools) -> Compaction:
         table = external_table(
             contract, contract_version=compaction.contract_version, bucket=compaction.bucket
         )
-        with tools.ledger.transaction() as tx:
-            partitions = list(partitions_of(tx, table, batches))
-        tools.catalog.switch_partitions(table, partitions)
+        switched: list[ExternalBatch] = []
+        while switched != (wanted := _wanted(table, batches, tools=tools)):
+            tools.catalog.switch_partitions(table, wanted)
+            switched = wanted
     with tools.ledger.transaction() as tx:
         compactions.record_shown(tx, compaction)
         shown = tx.compaction(compaction.id)
     log.info("compaction_shown", compaction=compaction.id, state=compaction.state)
     return shown or compaction
+
+
+def _wanted(table: ExternalTable, batches: Sequence[Batch], *, tools: Tools) -> list[ExternalBatch]:
+    with tools.ledger.transaction() as tx:
+        return list(partitions_of(tx, table, batches))

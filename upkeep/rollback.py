@@ -21,7 +21,7 @@ from services.publisher.catalog import (
 from services.publisher.partitions import partitions_of
 from services.publisher.warehouse import NativeLoad, Rebuild, RebuildResult, Warehouse
 from shared import lifecycle
-from shared.compactions import CommittedRows
+from shared.compactions import CommittedRows, lock_batches
 from shared.domain.batches import HELD_STATES, Batch, BatchState, Stage
 from shared.domain.contracts import PublishMode, TableContract, Target
 from shared.domain.reasons import Reason
@@ -241,7 +241,9 @@ def _begin(plan: Plan, *, tools: Tools, actor: str, detail: str) -> Rollback:
     last = None if plan.is_forward else plan.last.id
     withdrawn = tuple(batch.id for batch in plan.withdrawn)
     with tools.ledger.transaction() as tx:
-        # Once the intention is there, no compaction is committed.
+        # Once the intention is there, no compaction is committed. One that is committed at this moment has, or waits
+        # for, the lock of a batch that goes, unless all of its batches stay.
+        lock_batches(tx, withdrawn)
         rows = CommittedRows.of(tx, plan.source, plan.table)
         _require_whole_compactions(rows, plan.kept, plan.withdrawn)
         known = tx.rollbacks(plan.source, plan.table)

@@ -1,15 +1,23 @@
 """What every ledger promises of compactions and rollbacks."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from support.ledger_rows import BUCKET, NOON, a_batch, a_final_file, add_batch
+from support.ledgers import postgres_ledger
 
+from shared import compactions
+from shared.compactions import file_of
 from shared.domain.batches import BatchState
 from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
 from shared.domain.counts import Count
 from shared.domain.rollbacks import Rollback
+from shared.errors import LostLease
+from shared.ports import LedgerTransaction
 
 LATER = NOON + timedelta(hours=1)
 
@@ -82,6 +90,69 @@ def test_compactions_are_cleaned_once_they_are_shown_and_had_their_time(ledger):
 
         assert [found.id for found in tx.compactions_to_clean(limit=9)] == [due.id, "c5"]
         assert [found.id for found in tx.compactions_to_clean(limit=1)] == [due.id]
+
+
+class Announced:
+    """A transaction that tells when it is about to lock a batch."""
+
+    def __init__(self, tx: LedgerTransaction, event: threading.Event) -> None:
+        self._tx = tx
+        self._event = event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    def batch(self, batch_id: str, *, lock: bool = False) -> Any:
+        if lock:
+            self._event.set()
+        return self._tx.batch(batch_id, lock=lock)
+
+
+@pytest.mark.parametrize("other", ["compaction", "rollback"])
+def test_of_two_that_would_lead_the_same_batches_elsewhere_at_one_moment_the_later_finds_the_earlier(
+    dsn, other
+):
+    with postgres_ledger(dsn) as ledger:
+        with ledger.transaction() as tx:
+            batches = [add_batch(tx, a_batch(slot, state=BatchState.PUBLISHED)) for slot in ("one", "two")]
+            parts = tuple(CompactedBatch(batch.id, 0, 1) for batch in batches)
+            both = [
+                a_compaction(number, batches=parts, lease_until=tx.now() + timedelta(hours=1))
+                for number in (1, 2)
+            ]
+            for compaction in both:
+                tx.insert_compaction(compaction)
+        is_waiting = threading.Event()
+
+        def commit(tx: LedgerTransaction, compaction: Compaction) -> None:
+            file = replace(
+                a_final_file(batches[0]),
+                location=file_of(compaction),
+                batch_id=None,
+                compaction_id=compaction.id,
+            )
+            compactions.commit(tx, compaction.id, file=file, retention=timedelta(days=7))
+
+        def commit_second() -> None:
+            with ledger.transaction() as tx:
+                commit(Announced(tx, is_waiting), both[1])  # type: ignore[arg-type]
+
+        with ThreadPoolExecutor(1) as pool:
+            with ledger.transaction() as tx:
+                if other == "compaction":
+                    commit(tx, both[0])
+                else:
+                    compactions.lock_batches(tx, [batches[1].id])
+                    withdrawn = (batches[1].id,)
+                    tx.insert_rollback(
+                        Rollback("r1", "shop", "orders", batches[0].id, withdrawn, tx.now(), "anna")
+                    )
+                second = pool.submit(commit_second)
+                assert is_waiting.wait(20)
+            with pytest.raises(LostLease):
+                second.result(20)
+        with ledger.transaction() as tx:
+            assert tx.compaction(both[1].id).state is CompactionState.WRITING
 
 
 def test_a_file_of_a_compaction_is_not_foreign(ledger):

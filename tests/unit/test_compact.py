@@ -395,6 +395,27 @@ def test_of_two_runs_over_the_same_batches_one_commits(house):
     assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
 
 
+def test_a_compaction_that_is_undone_while_the_catalog_comes_to_show_it_is_not_shown(house):
+    publish_all(house)
+    (group,) = groups_of(house)
+    original = house.catalog.switch_partitions
+
+    def overtaken(*args):
+        house.catalog.switch_partitions = original
+        with house.ledger.transaction() as tx:
+            (compaction,) = tx.compactions("shop", "orders")
+        compact.undo(compaction.id, tools=tools_of(house), detail="another operator")
+        original(*args)
+
+    house.catalog.switch_partitions = overtaken
+
+    compaction = compact.compact_group(group, tools=tools_of(house), detail="test")
+    sweep_after(house, compact.DEFAULT_RETENTION + timedelta(days=1))
+
+    assert compaction.state is CompactionState.UNDONE
+    assert house.lake_rows() == ledger_rows(house) == sorted(ALL, key=repr)
+
+
 def test_a_file_that_does_not_hold_the_rows_of_its_batches_is_never_read(house, monkeypatch):
     publish_all(house)
     original = compact._rows
