@@ -265,9 +265,9 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_secrets(LEDGER),
         **_SEND,
         **_LIST,
-        "s3:GetObject": (_FINAL,),
-        "s3:PutObject": (_FINAL,),
-        "s3:AbortMultipartUpload": (_FINAL,),
+        "s3:GetObject": (_FINAL, FOR_COPY),
+        "s3:PutObject": (_FINAL, FOR_COPY),
+        "s3:AbortMultipartUpload": (_FINAL, FOR_COPY),
         **_WRITE_KEY,
         **_CATALOG,
         **_WAREHOUSE,
@@ -288,7 +288,13 @@ IN_POSTGRES: Final[Mapping[str, Lines]] = {
         **_WITHOUT_REDSHIFT,
     },
     "auditor": {**_secrets(LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS), **_WITHOUT_REDSHIFT},
-    "upkeep": {**_secrets(LEDGER, WAREHOUSE), **_WITHOUT_REDSHIFT},
+    "upkeep": {
+        **_secrets(LEDGER, WAREHOUSE),
+        "s3:GetObject": (_FINAL,),
+        "s3:PutObject": (_FINAL,),
+        "s3:AbortMultipartUpload": (_FINAL,),
+        **_WITHOUT_REDSHIFT,
+    },
 }
 
 

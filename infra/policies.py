@@ -117,11 +117,13 @@ def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
         case "publisher":
             return [*_warehouse(plan), *own, *_publishing(plan, key=key)]
         case _ if role == UPKEEP:
+            # A rollback loads batches anew.
+            for_copy = COPY_FILES if plan.redshift is not None else ()
             return [
                 *_warehouse(plan),
                 *own,
                 _list(prefix),
-                *_objects(prefix, [_AREAS[Area.FINAL]], *_WRITE, "s3:GetObject"),
+                *_objects(prefix, [_AREAS[Area.FINAL], *for_copy], *_WRITE, "s3:GetObject"),
                 _use_key(key, _ENCRYPT),
                 _catalog(prefix),
             ]
