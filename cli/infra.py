@@ -390,7 +390,12 @@ def _role_arns(outputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment(blueprint: "Blueprint", outputs: Mapping[str, str]) -> dict[str, str]:
-    """Return what is set here, with the URLs of the queues. What is about a person's place, or the deployment, is not."""
+    """
+    Return what is set here, with the URLs of the queues. What is about a person's place, or the deployment, is not.
+
+    Only settings: any other variable may be what a reference `env:ESCLUSA_…` names, a secret.
+    """
+    from cli.settings_page import variables
     from infra.names import logical_id
     from shared.ports import QueueName
 
@@ -398,9 +403,7 @@ def _environment(blueprint: "Blueprint", outputs: Mapping[str, str]) -> dict[str
     own = {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith("ESCLUSA_")
-        and not name.startswith(("ESCLUSA_INFRA_", "ESCLUSA_LOCAL_", "ESCLUSA_TESTS_"))
-        and name not in {"ESCLUSA_HOME", "ESCLUSA_SOURCES", "ESCLUSA_QUEUE_URLS", "ESCLUSA_ALIVE_FILE"}
+        if name.startswith("ESCLUSA_") and name in variables() - {"ESCLUSA_QUEUE_URLS", "ESCLUSA_ALIVE_FILE"}
     }
     return {
         **own,

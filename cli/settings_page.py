@@ -84,6 +84,16 @@ LOCAL_VARIABLES = (
 )
 
 
+def variables() -> frozenset[str]:
+    """Return every variable that a process of a deployed fleet reads."""
+    return frozenset(
+        _variable(model, name, field)
+        for model in MODELS
+        if model is not InfraSettings
+        for name, field in model.model_fields.items()
+    )
+
+
 def render() -> str:
     """Return the whole page."""
     sections = [_section(model, readers) for model, readers in MODELS.items()]

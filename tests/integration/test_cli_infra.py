@@ -103,6 +103,7 @@ def test_what_is_deployed_is_the_same_until_a_setting_changes(
 ) -> None:
     cloudformation: Any = boto3.client("cloudformation")
     make_code_bucket()
+    monkeypatch.setenv("ESCLUSA_SHOP_DSN", "postgresql://reader:hunter2@shop/shop")
 
     before = infra("diff", "--json")
     dry = infra("deploy", "--dry-run", "--json")
@@ -126,6 +127,7 @@ def test_what_is_deployed_is_the_same_until_a_setting_changes(
     assert "infracli-extract" in json.loads(variables["ESCLUSA_QUEUE_URLS"])["extract"]
     assert variables["ESCLUSA_LEDGER_DSN"] == "secretsmanager:infracli/ledger#dsn"
     assert not [name for name in variables if name.startswith("ESCLUSA_INFRA_")]
+    assert "ESCLUSA_SHOP_DSN" not in variables  # no setting, so perhaps a secret
     words = ("host", "--registry", "registry.example", "--tag", "0.1.0")
     assert "role_arn = arn:aws:iam::000000000000:role/infracli-publisher" in infra(*words).output
     assert "expected one of extractor" in infra(*words, "--run", "extractors=2").errors
