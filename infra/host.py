@@ -20,11 +20,14 @@ MAX_USER_DATA_BYTES: Final = 16 * 1024
 
 #: Service → role, image, and what its container is given beside the settings.
 SERVICES: Final[Mapping[str, tuple[str, str, str]]] = {
-    "extractor": ("extractor", "esclusa-extractor", "--tmpfs /tmp"),
-    "backfiller": ("extractor", "esclusa-extractor", "--tmpfs /tmp --env ESCLUSA_EXTRACT_QUEUE=backfill"),
+    "extractor": ("extractor", "esclusa-extractor", "--memory 1g --tmpfs /tmp"),
+    "backfiller": (
+        *("extractor", "esclusa-extractor"),
+        "--memory 1g --tmpfs /tmp --env ESCLUSA_EXTRACT_QUEUE=backfill",
+    ),
     # They work on copies of files as large as a batch: on the disk, not in memory.
-    "processor": ("processor", "esclusa-processor", "--volume /tmp"),
-    "publisher": ("publisher", "esclusa-publisher", "--volume /tmp"),
+    "processor": ("processor", "esclusa-processor", "--memory 2g --volume /tmp"),
+    "publisher": ("publisher", "esclusa-publisher", "--memory 1g --volume /tmp"),
 }
 
 #: The first word of a command → the role it needs. All others: the planner's.
@@ -153,7 +156,8 @@ _RUN_SERVICE: Final = f"""\
 # extractor-2 is the second extractor.
 . "/etc/esclusa/services/${{1%-*}}"
 export DOCKER_CONFIG={_DOCKER_CONFIG}
-exec docker run --rm --name "esclusa-$1" {_HARDENED} {_SETTINGS} \\
+# The driver `local` keeps some 100 MB for each container; Docker's own choice would fill the disk.
+exec docker run --rm --name "esclusa-$1" --log-driver local {_HARDENED} {_SETTINGS} \\
   --env AWS_PROFILE="$ROLE" $OPTIONS "$IMAGE"
 """
 
@@ -169,7 +173,7 @@ case "${{1:-}}" in
   *) role={PLANNER} ;;
 esac
 export DOCKER_CONFIG={_DOCKER_CONFIG}
-exec docker run --rm {_HARDENED} {_SETTINGS} --tmpfs /tmp \\
+exec docker run --rm {_HARDENED} {_SETTINGS} --memory 2g --tmpfs /tmp \\
   --env AWS_PROFILE="${{ESCLUSA_ROLE:-$role}}" {host.registry}/esclusa-control:{host.tag} "$@"
 """
 

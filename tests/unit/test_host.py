@@ -13,6 +13,8 @@ from infra.host import SERVICES, Host, user_data
 from infra.plan import SERVICE_ROLES
 from shared.errors import ConfigurationError
 
+ROOT = Path(__file__).parents[2]
+
 HOST = Host(
     region="eu-west-1",
     registry="111122223333.dkr.ecr.eu-west-1.amazonaws.com",
@@ -83,6 +85,20 @@ def test_a_service_runs_in_its_own_role_without_rights_on_the_host(
     assert words[-1] == f"{HOST.registry}/esclusa-{role}:0.1.0"
     assert {"--read-only", "no-new-privileges", "/etc/esclusa:/etc/esclusa:ro"} <= set(words)
     assert ("--tmpfs" in words) == (role == "extractor")
+
+
+def test_what_runs_away_takes_its_container_down_and_neither_memory_nor_disk_of_the_host(
+    tmp_path: Path,
+) -> None:
+    compose = yaml.safe_load((ROOT / "compose.workers.yml").read_text())["services"]
+
+    for service, (_, _, options) in SERVICES.items():
+        words = options.split()
+        assert words[words.index("--memory") + 1] == compose[service]["mem_limit"], service
+    words = run_script(tmp_path, "/usr/local/bin/esclusa-service", "extractor-1")
+    assert words[words.index("--log-driver") + 1] == "local"
+    assert "--memory" in words
+    assert "--memory" in run_script(tmp_path, "/usr/local/bin/esclusa", "compact")
 
 
 @pytest.mark.parametrize(
