@@ -18,7 +18,7 @@ from cli.findings import (
     skipped,
 )
 from infra.matrix import QUARANTINED, REJECTS
-from infra.plan import OPERATOR, UPKEEP, WORKER_QUEUES
+from infra.plan import OPERATOR, WORKER_QUEUES
 from shared.celery_sqs.settings import WorkerSettings
 from shared.domain.files import Area, quarantine_key, raw_key, rejects_key
 from shared.errors import Unavailable
@@ -69,7 +69,7 @@ def look_at_identity(patient: Patient) -> Finding:
         return skewed("identity", skew, whose="AWS")
     if patient.is_local:
         return ok("identity", f"{arn}, on the local server, which refuses nobody")
-    if patient.role in {OPERATOR, UPKEEP}:
+    if patient.role == OPERATOR:
         return ok("identity", arn)
     expected = f"{patient.fleet.settings.bucket_prefix}-{patient.role}"
     if f":assumed-role/{expected}/" not in arn:

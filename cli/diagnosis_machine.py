@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cli.checks import Verdict
 from cli.context import settings_named
 from cli.findings import READ_SOURCES, Finding, Patient, ok, skipped
-from infra.plan import AUDITOR, WORKER_QUEUES
+from infra.plan import AUDITOR, UPKEEP, WORKER_QUEUES
 from shared.celery_sqs.settings import WorkerSettings
 from shared.ledger.postgres import LONGEST_ANSWER_SECONDS
 from shared.ports import QueueName
@@ -36,6 +36,7 @@ def look_at_settings(patient: Patient) -> Finding:
         "processor": [ProcessorSettings],
         "publisher": [PublisherSettings],
         AUDITOR: [PublisherSettings],
+        UPKEEP: [PublisherSettings],
     }
     fleet = patient.fleet.settings
     remarks: list[str] = []

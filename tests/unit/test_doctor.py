@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from support.commands import Ended, OneAnswer, Shell
 
-from cli import diagnosis, diagnosis_machine
+from cli import diagnosis, diagnosis_aws, diagnosis_machine
 from cli.checks import Verdict
 from cli.context import Connections
 from cli.diagnosis_machine import look_at_disk, look_at_drivers, look_at_settings, look_at_versions
+from cli.doctor import Role
 from cli.findings import Finding, Patient
 from services.publisher.warehouse import QueryResult
 from shared.catalog import read_sources
 from shared.errors import ConfigurationError, Unavailable
 from shared.secrets.memory import MemorySecrets
+from shared.settings import Deployment
 
 SOURCE = """\
 name: {name}
@@ -93,7 +95,7 @@ def test_people_read_a_line_for_each_look_and_what_to_do_below_it(sources: Path)
     assert "        name every queue" in ended.output
 
 
-@pytest.mark.parametrize("role", ["operator", "extractor", "processor", "publisher", "planner", "auditor"])
+@pytest.mark.parametrize("role", Role)
 def test_every_role_is_looked_at_in_what_it_needs(sources: Path, role: str) -> None:
     (sources / "shop.yaml").write_text(
         SOURCE.format(name="shop", kind="postgres", connection="{dsn: env:SHOP_DSN}")
@@ -103,8 +105,8 @@ def test_every_role_is_looked_at_in_what_it_needs(sources: Path, role: str) -> N
 
     assert {"settings", "disk", "ledger", "identity", "bucket esclusa-shop"} <= names
     assert ("source shop" in names) == (role in {"extractor", "planner", "auditor"})
-    assert ("warehouse" in names) == (role in {"publisher", "auditor"})
-    assert ("catalog" in names) == (role == "publisher")
+    assert ("warehouse" in names) == (role in {"publisher", "auditor", "upkeep"})
+    assert ("catalog" in names) == (role in {"publisher", "upkeep"})
     assert ("queue process" in names) == (role in {"processor", "operator"})
 
 
@@ -253,6 +255,32 @@ def test_a_clock_that_is_wrong_is_told_by_how_much(sources: Path) -> None:
 
     assert found.verdict is Verdict.FAILED
     assert "seconds ahead of that of the ledger" in found.found
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.OPERATOR])
+def test_whoever_has_not_the_role_of_the_service_is_told(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    class Sts:
+        def get_caller_identity(self) -> dict[str, str]:
+            return {"Arn": "arn:aws:sts::111122223333:assumed-role/admin/me"}
+
+    monkeypatch.setattr(diagnosis_aws, "_client", lambda *_: Sts())
+
+    found = diagnosis_aws.look_at_identity(patient(sources, role, deployment=Deployment.AWS))
+
+    assert found.verdict is Verdict.WARNING
+    assert f"expected the role esclusa-{role}" in found.found
+
+
+@pytest.mark.parametrize("role", ["publisher", "auditor", "upkeep"])
+def test_whoever_speaks_to_the_warehouse_needs_its_settings(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    monkeypatch.setenv("ESCLUSA_WAREHOUSE", "oracle")
+
+    with pytest.raises(ConfigurationError, match="ESCLUSA_WAREHOUSE"):
+        look_at_settings(patient(sources, role, queue_urls=ALL_URLS))
 
 
 def test_a_wrong_answer_of_a_place_is_no_success(sources: Path) -> None:
