@@ -221,7 +221,7 @@ def carry_out(plan: Plan, *, tools: Tools, actor: str, detail: str) -> tuple[Rol
     log.info("rollback_begun", rollback=rollback.id, is_forward=plan.is_forward)
     rebuilt = None
     if plan.contract.publishing.target is not Target.EXTERNAL:
-        gone = (*rollback.withdrawn_batch_ids, *_loaded_and_not_published(plan, tools))
+        gone = (*rollback.withdrawn_batch_ids, *_not_published(plan, tools))
         rebuilt = tools.warehouse.rebuild(
             Rebuild(_rebuild_id(rollback, plan), plan.loads, gone, is_held=not plan.is_forward)
         )
@@ -271,36 +271,41 @@ def _rebuild_id(rollback: Rollback, plan: Plan) -> str:
     return f"{rollback.id}.{hashlib.sha256(listed.encode()).hexdigest()[:8]}"
 
 
-def _loaded_and_not_published(plan: Plan, tools: Tools) -> list[str]:
+def _not_published(plan: Plan, tools: Tools) -> list[str]:
     """
     Return the batches that a publisher may have loaded before it died, or was refused by the lake.
 
-    Their rows go with all others. A marker that stayed would tell the next attempt that they are there.
+    Their rows go with all others. A marker that stayed would tell the next attempt that they are there. Also those that
+    no publisher has claimed yet: one may load them before the rebuild has the table to itself.
     """
     with tools.ledger.transaction() as tx:
         batches = tx.batches(source=plan.source, table=plan.table)
-    return [
-        batch.id
-        for batch in batches
-        if batch.state is not BatchState.PUBLISHED and batch.attempt_number(Stage.PUBLISH) > 0
-    ]
+    return [batch.id for batch in batches if batch.state is not BatchState.PUBLISHED]
 
 
 def _require_nothing_new(plan: Plan, tools: Tools) -> None:
     """
     Make sure that no batch was published between the plan and the warehouse's transaction: its rows would be gone.
 
+    Nor is about to be: its publisher may have loaded it before that transaction, and not said so yet.
+
     Raises:
-        Unavailable: if one was. The same again takes it in.
+        Unavailable: if one was, or may have been. The same again takes it in.
     """
     with tools.ledger.transaction() as tx:
         published = {
             batch.id for batch in published_batches(tx, plan.source, plan.table, with_withdrawn=True)
         }
+        at_work = tx.batches(source=plan.source, table=plan.table, states=[BatchState.PUBLISHING])
     if new := published - {batch.id for batch in [*plan.kept, *plan.withdrawn]}:
         raise Unavailable(
             f"{plan.source}.{plan.table}: batch {min(new)} was published meanwhile, and is in no part of the plan; run the "
             "same again"
+        )
+    if at_work:
+        raise Unavailable(
+            f"{plan.source}.{plan.table}: batch {at_work[0].id} is being published, and its rows may have gone with the "
+            f"others; run the same again once it is through (`esclusa why {at_work[0].id}`)"
         )
 
 

@@ -253,6 +253,44 @@ def test_a_batch_that_was_loaded_and_never_published_is_loaded_again_by_its_next
     assert (4, "Dora", at(31)) in house.rows()
 
 
+def have(house: LakeHouse, batch_id: str, **changes) -> None:
+    """Have the ledger say something else of a batch."""
+    batches = house.ledger._tables.batches
+    batches[batch_id] = replace(batches[batch_id], **changes)
+
+
+def test_a_batch_that_is_loaded_before_the_rebuild_begins_and_never_published_is_loaded_again(house):
+    publish_two(house, MERGE)
+    load = house.published.batch([(4, "Dora", at(31))], quarter=3)
+    house.publish_load(load)
+    claimed_after_the_plan = {Stage.EXTRACT: 1, Stage.PROCESS: 1}
+    have(house, load.batch_id, state=BatchState.COMMITTED, attempts=claimed_after_the_plan)
+
+    forward(house)
+    result = house.published.warehouse.load(replace(load, attempt=2))
+
+    assert not result.was_loaded_before
+    assert (4, "Dora", at(31)) in house.rows()
+
+
+def test_a_batch_that_is_loaded_and_about_to_be_published_is_waited_for(house):
+    publish_two(house, MERGE)
+    load = house.published.batch([(4, "Dora", at(31))], quarter=3)
+    house.publish_load(load)
+    have(house, load.batch_id, state=BatchState.PUBLISHING)
+
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=f"batch {load.batch_id} is being published"):
+            forward(house)
+    have(house, load.batch_id, state=BatchState.PUBLISHED, changed_at=house.clock())
+    forward(house)
+
+    assert (4, "Dora", at(31)) in house.rows()
+    with house.ledger.transaction() as tx:
+        (rollback,) = tx.rollbacks("shop", "orders")
+    assert rollback.done_at
+
+
 @pytest.mark.parametrize("way", ["back", "forward"])
 def test_a_batch_that_is_published_between_plan_and_rebuild_is_noticed_and_taken_in(house, way):
     first, _ = publish_two(house, MERGE)
