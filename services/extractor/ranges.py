@@ -35,9 +35,10 @@ def choose_ranges(
     assignment: Assignment, snapshot: SourceSnapshot, *, secrets: SecretStore
 ) -> RangeReading | None:
     """
-    Return what has to be read of a table that is read by ranges of its key; None of any other.
+    Return what has to be read of a table that is read by ranges of its key; None of any other, to be read whole.
 
-    Everything, if nothing is known of it; nothing, if no range has changed.
+    Everything, if nothing is known of it; nothing, if no range has changed. A table with rows that have no number in
+    the key is such another one as long as it has them.
 
     Raises:
         Refused: if the source cannot tell what its rows add up to.
@@ -52,6 +53,10 @@ def choose_ranges(
     span = snapshot.key_span(column)
     if span is None:
         return RangeReading(column, 0, {}, 0, baseline=None, intervals=EVERYTHING)
+    if span.keyless_count:
+        # Rows are rejected and counted when they are read, and by ranges nobody would read these.
+        log.warning("ranges_not_compared", column=column, keyless_count=span.keyless_count)
+        return None
     finest = max(bits_for(span, rows_per_range=ranges.rows_per_range) - BITS_FINER, 0)
     known = assignment.known_cells
     if known is not None and known.bits < finest - MOST_BITS_FINER:

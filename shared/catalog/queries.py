@@ -15,8 +15,12 @@ MAX_QUERY_CHARACTERS = 64 * 1024
 _WORD = re.compile(r"[^\W\d][\w$]*")
 _PLACEHOLDER = re.compile(r":(?P<name>[A-Za-z_]\w*)")
 
+#: A type, as any product names those of moments, dates and numbers: it stands in SQL beside each value.
+_TYPE = re.compile(r"[a-z]\w*(?: \w+)*(?:\(\d+(?:, ?\d+)?\))?(?: \w+)*", re.ASCII | re.IGNORECASE)
+
 #: A SELECT may hold these where it writes, or locks what it reads.
 _WRITING_WORDS = frozenset({"insert", "update", "delete", "merge", "into"})
+_LOCKING_WORDS = frozenset({("for", "share"), ("in", "share")})
 
 #: Letters before a quote that give it another end.
 _OTHER_QUOTINGS = frozenset({"e", "q", "nq"})
@@ -67,6 +71,11 @@ def parse_query(text: str, *, product: str, bound_type: str = "") -> SourceQuery
         pieces[-1] += query[position:end]
         position = end
     words.require_end()
+    if placeholders and bound_type and not _TYPE.fullmatch(bound_type):
+        raise _unexpected(
+            "the source's word for a type as source_type of the cursor's column, as which placeholders are bound",
+            repr(bound_type),
+        )
     return SourceQuery(tuple(pieces), tuple(placeholders), bound_type if placeholders else "")
 
 
@@ -129,7 +138,7 @@ class _Words:
             firsts = {"SELECT"} if self._product == "sqlserver" else {"SELECT", "WITH"}
             if folded.upper() not in firsts or self._depth:
                 raise _unexpected(f"one {' or '.join(sorted(firsts))}", f"{word.upper()} first")
-        if folded in _WRITING_WORDS or (self._before, folded) == ("for", "share"):
+        if folded in _WRITING_WORDS or (self._before, folded) in _LOCKING_WORDS:
             raise _unexpected("a SELECT that only reads (names like this in quotes)", word.upper())
         if is_before_quote and folded in _OTHER_QUOTINGS:
             raise _unexpected("plain quotes", f"{word}'…'")

@@ -37,6 +37,8 @@ class KeySpan:
     row_count: int
     low: int
     high: int
+    #: Rows without a whole number there: no range has them. If there are any, nothing is known of the bounds.
+    keyless_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

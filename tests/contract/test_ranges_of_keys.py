@@ -7,14 +7,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from support.databases import Source
+from support.databases import Source, SqliteDatabase, by_sqlalchemy
 from support.extraction import HMAC, MASK_KEY, WINDOW, column, make_assignment
 from support.reading import FEWER_WAYS, is_sqlite, make_customers, reader_on, source_by
 
 from services.extractor.extract import extract
 from services.extractor.readers import RangedSnapshot, open_reader
 from services.processor.process import process
-from shared.domain.contracts import Column, KeyRanges, TableContract
+from shared.domain.contracts import Column, KeyRanges, QuarantineLimits, TableContract
 from shared.domain.files import FileFormat
 from shared.domain.key_ranges import CellSums, Interval, KeySpan, KnownCells, RangeReading
 from shared.lifecycle import CarriedRows
@@ -109,17 +109,17 @@ class Snapshots:
         assignment = replace(assignment, batch=batch, known_cells=self.known)
         with open_reader(self.contract, secrets=secrets) as reader:
             extracted = extract(assignment, reader=reader, store=self.store, secrets=secrets)
-        reading = RangeReading.from_entry(extracted.manifest["ranges"])
-        assert reading is not None
-        carried = self.carried if reading.baseline else None
-        if carried is not None:
+        reading = RangeReading.from_entry(extracted.manifest.get("ranges"))
+        carried = self.carried if reading and reading.baseline else None
+        if reading is not None and carried is not None:
             carried = replace(carried, intervals=reading.intervals)
         processed = process(
             replace(assignment, files=tuple(extracted.files), carried=carried), store=self.store
         )
         files = tuple(file for file in processed.files if file.format is FileFormat.PARQUET)
-        self.known = KnownCells(batch.id, reading.bits, reading.digests)
-        self.carried = CarriedRows(batch.id, files, reading.column, ())
+        is_known = reading is not None and not processed.counts["rows_rejected"]
+        self.known = KnownCells(batch.id, reading.bits, reading.digests) if reading and is_known else None
+        self.carried = CarriedRows(batch.id, files, "id", ()) if is_known else None
         rows = [row for file in files for row in pl.read_parquet(self.store.read(file.location)).iter_rows()]
         return {str(name): count for name, count in {**extracted.counts, **processed.counts}.items()}, rows
 
@@ -190,3 +190,49 @@ def test_pseudonyms_are_carried_over_and_digests_are_kept_under_the_mask_key(sou
     assert after != before
     told = repr(kept.known)
     assert not any(format(quarter, "x") in told or str(quarter) in told for one in clear for quarter in one)
+
+
+def test_a_row_without_a_key_is_rejected_and_counted_and_hides_no_change(source: Source) -> None:
+    """No range has it, and no cell: it may stand neither for the cell of 0 nor be passed over."""
+    integer, text = source.server.integer, source.server.text
+    source.run(f"CREATE TABLE customers (id {integer}, name {text})")
+    contract = replace(ranged(source, column("name"), rows_per_range=1), limits=QuarantineLimits(10, 1))
+    kept = Snapshots(source, contract)
+    source.run("INSERT INTO customers VALUES (0, 'zero'), (1, 'one'), (1000, 'thousand')")
+    kept.take()
+
+    source.run("INSERT INTO customers VALUES (NULL, 'nobody')")
+    rejecting, _ = kept.take()
+    source.run("UPDATE customers SET name = 'nought' WHERE id = 0")
+    again, found = kept.take()
+    source.run("DELETE FROM customers WHERE id IS NULL")
+    kept.take()
+    source.run("UPDATE customers SET name = 'zilch' WHERE id = 0")
+    counts, at_last = kept.take()
+
+    assert rejecting["rows_rejected"] == again["rows_rejected"] == 1
+    assert sorted(found) == [(0, "nought"), (1, "one"), (1000, "thousand")]
+    assert sorted(at_last) == [(0, "zilch"), (1, "one"), (1000, "thousand")]
+    assert counts["rows_carried_over"] > 0
+
+
+@pytest.mark.parametrize("type_", ["INTEGER", "TEXT"])
+def test_a_table_of_sqlite_whose_keys_are_other_than_declared_is_read_whole(
+    type_: str, tmp_path: Path
+) -> None:
+    """It keeps any value in any column, and compares texts as texts."""
+    source = by_sqlalchemy(SqliteDatabase(tmp_path / "source.db"))
+    source.run(f"CREATE TABLE customers (id {type_}, name TEXT)")
+    contract = replace(ranged(source, column("name"), rows_per_range=1), limits=QuarantineLimits(10, 1))
+    kept = Snapshots(source, contract)
+    source.run("INSERT INTO customers VALUES " + ", ".join(f"({number}, 'a')" for number in range(1, 41)))
+    kept.take()
+
+    source.run(
+        "INSERT INTO customers VALUES ('ten', 'b'), (1.5, 'b')",
+        "UPDATE customers SET name = 'c' WHERE id = 9",
+    )
+    counts, found = kept.take()
+
+    assert counts["rows_rejected"] == 2
+    assert sorted(found) == [(number, "c" if number == 9 else "a") for number in range(1, 41)]

@@ -94,11 +94,38 @@ def test_what_is_not_one_select_or_may_be_read_in_two_ways_is_refused_by_name(te
         ("sqlite", "SELECT @a", "no variables"),
         ("sqlserver", "WITH x AS (SELECT 1 AS a) SELECT a FROM x", "one SELECT"),
         ("sqlserver", "SELECT [a", "every quote closed"),
+        ("mysql", "SELECT a FROM t LOCK IN SHARE MODE", "only reads"),
     ],
 )
 def test_what_one_product_reads_in_its_own_way_is_refused_for_it(product: str, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_query(text, product=product)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "date",
+        "timestamp(3) with time zone",
+        "int(10) unsigned",
+        "datetimeoffset(7)",
+        "DECIMAL(20, 0)",
+        "double precision",
+    ],
+)
+def test_a_placeholder_is_bound_as_what_a_source_calls_a_type(type_: str) -> None:
+    assert parse_query("SELECT :window_end", product="mysql", bound_type=type_).bound_type == type_
+
+
+@pytest.mark.parametrize(
+    "type_",
+    ["date)) AS q; DROP TABLE t; SELECT ((1::int", "int -- ", "date'", "?", "int(1", "int\n(1)", "a.b"],
+)
+def test_what_is_no_type_becomes_no_part_of_a_query(type_: str) -> None:
+    with pytest.raises(ValueError, match="word for a type"):
+        parse_query("SELECT :window_end", product="postgresql", bound_type=type_)
+
+    assert parse_query("SELECT 1", product="postgresql", bound_type=type_).bound_type == ""
 
 
 def test_brackets_and_backslashes_are_read_as_the_product_does() -> None:

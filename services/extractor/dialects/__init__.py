@@ -214,7 +214,11 @@ class Dialect(Protocol):
 
     # Ranges of a key.
     def cell_of(self, quoted_name: str, bits: int) -> str:
-        """Return the expression of a whole number without its lowest bits, as `>>` has it in Python; up to 62 bits."""
+        """
+        Return the expression of a whole number without its lowest bits, as `>>` has it in Python; up to 62 bits.
+
+        Of what is no whole number it is NULL.
+        """
         ...
 
     def hash_of(self, fields: Sequence[CsvField]) -> str | None:

@@ -279,7 +279,7 @@ class OracleDialect:
 
     def cell_of(self, quoted_name: str, bits: int) -> str:
         """Return the expression of a number without its lowest bits. NUMBER has 38 digits: nothing is rounded here."""
-        return f"FLOOR({quoted_name} / {1 << bits})"
+        return f"CASE WHEN {quoted_name} = FLOOR({quoted_name}) THEN FLOOR({quoted_name} / {1 << bits}) END"
 
     def hash_of(self, fields: Sequence[CsvField]) -> None:
         """Return None: STANDARD_HASH takes no CLOB, and DBMS_CRYPTO has to be granted. The rows are read for it."""

@@ -246,8 +246,8 @@ class SqliteDialect:
         return _concatenated([*between, "char(10)"])
 
     def cell_of(self, quoted_name: str, bits: int) -> str:
-        """Return the expression of a number without its lowest bits."""
-        return f"({quoted_name} >> {bits})"
+        """Return the expression of a number without its lowest bits. Whatever the declared type, a value may be none."""
+        return f"CASE typeof({quoted_name}) WHEN 'integer' THEN {quoted_name} >> {bits} END"
 
     def hash_of(self, fields: Sequence[CsvField]) -> None:
         """Return None: SQLite has no hash, and no server that would be spared. The rows are read for it."""

@@ -131,7 +131,11 @@ class RangedSnapshot(SourceSnapshot, Protocol):
     """A snapshot of which ranges of a key can be compared and read. Those of databases are."""
 
     def key_span(self, column: str) -> KeySpan | None:
-        """Return how many rows there are, and the smallest and largest key; None if there is no row."""
+        """
+        Return how many rows there are, those without a whole number in the key, and the smallest and largest key.
+
+        None if there is no row.
+        """
         ...
 
     def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:

@@ -393,7 +393,10 @@ class PostgresSnapshot(DatabaseSnapshot):
 
     def key_span(self, column: str) -> KeySpan | None:
         """Return how many rows there are, and the bounds of a key column; see `RangedSnapshot`."""
-        query = sql.SQL("SELECT pg_catalog.count(*), pg_catalog.min({0}), pg_catalog.max({0}) FROM {1}{2}")
+        query = sql.SQL(
+            "SELECT pg_catalog.count(*), pg_catalog.min({0}), pg_catalog.max({0}), "
+            "pg_catalog.count(*) - pg_catalog.count({0}) FROM {1}{2}"
+        )
         by_name = _columns_by_name(self._columns)
         with _translated(_place(self._contract)):
             found = self._connection.execute(
@@ -403,7 +406,10 @@ class PostgresSnapshot(DatabaseSnapshot):
                     _where(self._conditions, by_name=by_name),
                 )
             ).fetchone()
-        return KeySpan(*found) if found and found[0] else None
+        if not found or not found[0]:
+            return None
+        row_count, low, high, keyless_count = found
+        return KeySpan(row_count, low or 0, high or 0, keyless_count)
 
     def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:
         """Return what the rows of each range add up to, as the server sums them; see `RangedSnapshot`."""

@@ -433,8 +433,12 @@ class SqlSnapshot(DatabaseSnapshot):
 
     def key_span(self, column: str) -> KeySpan | None:
         """Return how many rows there are, and the bounds of a key column; see `RangedSnapshot`."""
-        row_count = self._query.count_in(self._connection)
-        return KeySpan(row_count, *self._query.bounds_in(self._connection, column)) if row_count else None
+        row_count, keyless_count = self._query.keyless_in(self._connection, column)
+        if not row_count:
+            return None
+        if keyless_count:
+            return KeySpan(row_count, 0, 0, keyless_count)
+        return KeySpan(row_count, *self._query.bounds_in(self._connection, column))
 
     def cell_sums(self, column: str, *, bits: int) -> dict[int, CellSums]:
         """Return what the rows of each range add up to; see `RangedSnapshot`."""

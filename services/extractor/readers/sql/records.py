@@ -216,6 +216,12 @@ class RecordQuery:
         ((count,),) = connection.query(self.count())
         return int(count or 0)
 
+    def keyless_in(self, connection: WatchedConnection, column: str) -> tuple[int, int]:
+        """Return how many rows there are, and how many of them have no whole number in a column."""
+        counts = _named(["COUNT(*)", f"COUNT({self._cell(column, 0)})"])
+        ((count, keyed_count),) = connection.query(self._select(counts))
+        return int(count or 0), int(count or 0) - int(keyed_count or 0)
+
     def bounds_in(self, connection: WatchedConnection, column: str) -> tuple[int, int]:
         """Return the smallest and the largest whole number in a column; there must be a row."""
         ((low, high),) = connection.query(self.bounds(column))
