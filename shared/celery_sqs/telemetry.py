@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from billiard.process import current_process
 from celery import current_app
 from celery.signals import worker_process_init, worker_process_shutdown
@@ -19,6 +20,8 @@ from shared.telemetry.metric_list import TASKS_LOST
 from shared.telemetry.metrics import record
 from shared.telemetry.prometheus import DIRECTORY_VARIABLE, record_in_files, serve_processes
 from shared.telemetry.tracing import configure_tracing, flush_spans
+
+log = structlog.get_logger()
 
 
 @contextmanager
@@ -45,8 +48,13 @@ def metrics_served(settings: WorkerSettings, *, queue: str) -> Iterator[None]:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin(**_: object) -> None:
     configure_tracing(current_app.main)
-    if DIRECTORY_VARIABLE in os.environ:
+    if DIRECTORY_VARIABLE not in os.environ:
+        return
+    try:
         record_in_files(f"child-{current_process().index}")
+    except OSError as error:
+        # What it does counts, also where nobody counts it.
+        log.warning("metrics_not_kept", error=f"{type(error).__name__}: {error}")
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

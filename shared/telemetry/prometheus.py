@@ -3,8 +3,10 @@ Metrics as Prometheus reads them: kept by prometheus_client, shown over HTTP.
 
 A worker is several processes. Each keeps its values in files of its own in one directory, and the main process shows
 the sum (the library's multiprocess mode). A child's files are named by its place in the pool, not by its pid: a child
-that takes a dead one's place goes on counting where it ended, and files do not pile up.
-Source: prometheus_client documentation, "Multiprocess Mode"; prometheus_client 0.26, `prometheus_client.values`.
+that takes a dead one's place goes on counting where it ended, and files do not pile up. The space of a file is taken
+before anybody counts: to write into a mapped file whose disk is full kills the process, by SIGBUS.
+Source: prometheus_client documentation, "Multiprocess Mode"; prometheus_client 0.26, `prometheus_client.values` and
+`prometheus_client.mmap_dict`.
 """
 
 import os
@@ -35,6 +37,10 @@ PREFIX: Final = "esclusa_"
 #: Where prometheus_client looks for the directory, in the main process and in those it spawns.
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 MAIN_PROCESS: Final = "main"
+
+#: The files of a process, and how large the library makes each; far more than all that a worker counts.
+_FILE_PREFIXES: Final = ("counter", "gauge_mostrecent", "histogram")
+_FILE_SIZE_IN_BYTES: Final = 1 << 16
 
 #: Who asks has to have asked by then, and taken the answer: a connection that only waits holds a thread.
 _REQUEST_TIMEOUT_SECONDS: Final = 10
@@ -106,11 +112,31 @@ def families(samples: Iterable[Sample]) -> "list[PrometheusFamily]":
 
 
 def record_in_files(process: str) -> None:
-    """Let this process keep its metrics in the directory that its main process made, under a name of its own."""
+    """
+    Let this process keep its metrics in the directory that its main process made, under a name of its own.
+
+    Raises:
+        OSError: if the directory is gone, or its disk has no place for them. Then nothing is recorded.
+    """
     from prometheus_client import values
 
+    for prefix in _FILE_PREFIXES:
+        _take_space(Path(os.environ[DIRECTORY_VARIABLE]) / f"{prefix}_{process}.db")
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: process)  # type: ignore[no-untyped-call]
     record_with(PrometheusRecorder())
+
+
+def _take_space(path: Path) -> None:
+    if path.exists():  # of a process that died in this place
+        return
+    taken = path.with_suffix(".new")  # no file of counts before it is whole: a scrape may look at any moment
+    try:
+        with taken.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _FILE_SIZE_IN_BYTES)
+        taken.rename(path)
+    except OSError:
+        taken.unlink(missing_ok=True)
+        raise
 
 
 def serve_processes(address: str, port: int, *, directory: Path | None) -> "ScrapeServer | None":

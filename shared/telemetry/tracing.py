@@ -39,17 +39,19 @@ def configure_tracing(service: str) -> None:
     """
     Have spans of this process exported by OTLP over HTTP, if the environment says where to. Again: nothing changes.
 
-    That the package is missing is told once, in the log: it stops nothing.
+    That the package is missing, or refuses what the environment says, is told once, in the log: it stops nothing.
     """
     if _providers or not _is_asked_for(os.environ):
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        trace_with(BatchSpanProcessor(OTLPSpanExporter()), service=service)
     except ImportError:
         log.warning("tracing_not_installed", expected="pip install 'esclusa[otel]'")
-        return
-    trace_with(BatchSpanProcessor(OTLPSpanExporter()), service=service)
+    except Exception as error:  # noqa: BLE001  whatever its variables may hold; some are read at the import
+        log.warning("tracing_not_configured", error=f"{type(error).__name__}: {error}")
 
 
 def trace_with(processor: Any, *, service: str) -> None:

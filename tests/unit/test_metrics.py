@@ -1,24 +1,30 @@
 """What is measured: only what is listed, told as it is, and never in the way of the work."""
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
+from prometheus_client import values
 from support.journey import LEASE, MemoryJourney
 
 from lambdas.emf import LogRecorder
 from shared import stage
+from shared.celery_sqs import telemetry as celery_telemetry
+from shared.celery_sqs.telemetry import _begin as begin_in_child
 from shared.domain.batches import Stage
 from shared.domain.files import Area
 from shared.domain.reasons import Reason
@@ -30,7 +36,7 @@ from shared.telemetry import metric_list
 from shared.telemetry.logs import configure_logging
 from shared.telemetry.metric_list import Metric, MetricType, Unit, UnlistedMetric
 from shared.telemetry.metrics import Sample, record, record_with
-from shared.telemetry.prometheus import ScrapeServer, families, serve_processes
+from shared.telemetry.prometheus import ScrapeServer, families, record_in_files, serve_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -276,8 +282,9 @@ def test_a_worker_shows_the_sum_of_its_processes_those_that_died_included(tmp_pa
     # Files by place, not by process: they do not pile up.
     assert shown.splitlines()[-1] == str(
         [
-            *("counter_child-0.db", "counter_child-1.db", "gauge_mostrecent_main.db"),
-            *("histogram_child-0.db", "histogram_child-1.db"),
+            f"{kind}_{process}.db"
+            for kind in ("counter", "gauge_mostrecent", "histogram")
+            for process in ("child-0", "child-1", "main")
         ]
     )
 
@@ -294,6 +301,51 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_worker(tmp_path: Pat
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
     assert list(tmp_path.iterdir()) == []
     assert json.loads(stream.getvalue())["event"] == "metrics_not_served"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory in which this process may keep its counts, as a child does."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    yield tmp_path
+    record_with(None)
+
+
+def test_the_space_of_counts_is_taken_before_any_so_that_a_full_disk_kills_nobody(kept: Path) -> None:
+    """Who writes into a mapped file that has no space gets SIGBUS, not an error."""
+    record_in_files("child-0")
+
+    sizes = {path.name: path.stat() for path in kept.iterdir()}
+    assert len(sizes) == 3
+    assert all(size.st_blocks * 512 >= size.st_size == 64 * 1024 for size in sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("begin", "event"),
+    [
+        (lambda: serve_processes("127.0.0.1", 0, directory=None), "metrics_not_served"),
+        (begin_in_child, "metrics_not_kept"),
+    ],
+    ids=["main", "child"],
+)
+def test_a_disk_without_space_costs_the_metrics_of_a_process_and_not_its_work(
+    begin: Callable[[], None], event: str, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = StringIO()
+    configure_logging("tested", stream=stream)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(kept))
+    monkeypatch.setattr(celery_telemetry, "current_process", lambda: SimpleNamespace(index=0))
+
+    begin()
+    record(metric_list.ROWS, 1, stage="extract", count="rows_read")
+
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [event]
+    assert list(kept.iterdir()) == [], "an empty file of counts would fail every scrape"
 
 
 class OneValue:

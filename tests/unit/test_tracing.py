@@ -238,6 +238,21 @@ def test_where_it_is_asked_for_and_not_installed_the_log_says_so_and_work_goes_o
     assert '"event": "tracing_not_installed"' in told
 
 
+@pytest.mark.parametrize(
+    "mistake", [{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-3"}]
+)
+def test_settings_that_opentelemetry_refuses_cost_the_spans_and_not_the_work(mistake: dict[str, str]) -> None:
+    script = (
+        "from shared.telemetry import tracing; from shared.telemetry.logs import configure_logging\n"
+        "configure_logging('x'); tracing.configure_tracing('x')\n"
+        "with tracing.span('work'): tracing.flush_spans()\n"
+    )
+
+    told = in_another_process(script, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", **mistake)
+
+    assert '"event": "tracing_not_configured"' in told
+
+
 def test_a_collector_that_is_away_costs_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
