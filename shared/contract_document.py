@@ -41,10 +41,13 @@ def from_json(text: str) -> TableContract:
     """
     Read a contract. Fields that it does not have yet take their defaults.
 
+    Fields that this version does not know are refused: who passed over one of them would read or carry the table in another
+    way than the contract says, and nobody would notice.
+
     Raises:
-        ValueError: if the text is no contract.
+        ValueError: if the text is no contract, or one of a newer version.
     """
-    return _CONTRACT.validate_json(text, strict=True)
+    return _CONTRACT.validate_json(text, strict=True, extra="forbid")
 
 
 def sha256_of(contract: TableContract) -> str:

@@ -145,6 +145,19 @@ def test_a_document_from_before_a_setting_existed_takes_its_default() -> None:
     assert from_json(json.dumps(fields_of_old)).limits == QuarantineLimits()
 
 
+@pytest.mark.parametrize("path", [(), ("publishing",), ("origin",), ("columns", 0)])
+def test_a_setting_of_a_newer_version_is_refused_and_not_passed_over(path: tuple[str | int, ...]) -> None:
+    """Of a snapshot that is read by ranges, say, who passes over the ranges would publish a part as the whole."""
+    document: Any = json.loads(to_json(a_contract().contract))
+    part = document
+    for step in path:
+        part = part[step]
+    part["of_next_year"] = True
+
+    with pytest.raises(ValueError, match="of_next_year"):
+        from_json(json.dumps(document))
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"table": 1}'])
 def test_what_is_no_contract_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
