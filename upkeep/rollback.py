@@ -124,12 +124,23 @@ def _plan(
     tx: LedgerTransaction, published: Sequence[Batch], kept: Sequence[Batch], *, is_forward: bool
 ) -> Plan:
     withdrawn = published[len(kept) :]
-    newest = max(published, key=lambda batch: (batch.contract_version, batch.changed_at))
+    newest = _of_newest_contract(published)
     contract = tx.contract(newest.source, newest.table, newest.contract_version).contract
     rows = CommittedRows.of(tx, newest.source, newest.table)
     _require_whole_compactions(rows, kept, withdrawn)
     needed = list(kept)
-    if contract.publishing.mode is PublishMode.REPLACE:
+    # As it was published then: a table that is replaced by now may have been merged.
+    then = tx.contract(newest.source, newest.table, _of_newest_contract(kept).contract_version).contract
+    is_replaced = then.publishing.mode is PublishMode.REPLACE
+    if contract.publishing.target is not Target.NATIVE and is_replaced is not (
+        contract.publishing.mode is PublishMode.REPLACE
+    ):
+        raise _refused(
+            f"{newest.source}.{newest.table}: it was published by {then.publishing.mode} then, and is by "
+            f"{contract.publishing.mode} now; its external table cannot show both; go back no further than to a "
+            f"batch of contract {newest.contract_version}"
+        )
+    if is_replaced:
         snapshots = [batch for batch in kept if not is_key_sweep(batch.slot)]
         needed = [max(snapshots, key=lambda batch: (batch.as_of, batch.changed_at))]
     return Plan(
@@ -143,6 +154,10 @@ def _plan(
         loads=tuple(_load_of(tx, batch, rows) for batch in needed),
         is_forward=is_forward,
     )
+
+
+def _of_newest_contract(batches: Sequence[Batch]) -> Batch:
+    return max(batches, key=lambda batch: (batch.contract_version, batch.changed_at))
 
 
 def _load_of(tx: LedgerTransaction, batch: Batch, rows: CommittedRows) -> NativeLoad:

@@ -67,6 +67,37 @@ def test_table_and_lake_are_as_they_were_after_a_batch_and_forward_again(house, 
     assert rebuilt.row_count == 2
 
 
+def test_a_table_that_is_replaced_by_now_goes_back_to_when_it_was_merged(house):
+    merged, replaced = (
+        replace(contract, publishing=replace(contract.publishing, target=Target.NATIVE))
+        for contract in (MERGE, REPLACE)
+    )
+    _, second = publish_two(house, merged)
+    then = house.rows()
+    house.clock.moment += timedelta(minutes=15)
+    house.publish([(4, "Dora", at(31))], replaced, quarter=3, version=2)
+
+    back(house, second.id)
+    was = house.rows()
+    forward(house)
+
+    assert was == then
+    assert house.rows() == [(4, "Dora", at(31))]
+
+
+def test_an_external_table_is_not_led_back_beyond_a_change_of_its_mode(house):
+    _, second = publish_two(house, MERGE)
+    house.clock.moment += timedelta(minutes=15)
+    house.catalog.tables.clear()
+    house.publish([(4, "Dora", at(31))], REPLACE, quarter=3, version=2)
+    before = house.rows()
+
+    with pytest.raises(Refused, match="published by merge then, and is by replace now"):
+        back(house, second.id)
+
+    assert house.rows() == before
+
+
 def test_a_table_goes_back_to_a_moment(house):
     first, second = publish_two(house, MERGE)
 
