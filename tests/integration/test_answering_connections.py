@@ -10,6 +10,7 @@ import pytest
 from support.ledger_rows import a_contract
 from support.relay import Away, Relays
 
+from infra.migrations import upgrade
 from local.postgres import EmbeddedPostgres
 from services.extractor.readers import ReadLimits
 from services.extractor.readers.postgres import PostgresReader
@@ -42,6 +43,7 @@ def relayed_dsn(relays: Relays, postgres_server: EmbeddedPostgres, fresh_databas
 
 
 def asks_of_ledger(dsn: str) -> Callable[[], object]:
+    upgrade(dsn)
     ledger = PostgresLedger(dsn, statement_timeout_seconds=TIMEOUT_SECONDS)
 
     def ask() -> object:
