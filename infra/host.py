@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from infra.plan import AUDITOR, PLANNER, UPKEEP
+from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import ConfigurationError
 
 #: Source: Amazon EC2 User Guide, "Run commands when you launch an EC2 instance with user data input".
@@ -36,9 +37,6 @@ _ROLES_OF_COMMANDS: Final[Mapping[str, str]] = {
     "compact": UPKEEP,
     "rollback": UPKEEP,
 }
-
-#: Longer than soft shutdown (60), a receive (10) and ten seconds.
-_STOP_SECONDS: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ def _files(host: Host) -> list[tuple[str, str, str]]:
             for service in SERVICES
             if host.counts.get(service)
         ),
-        ("/etc/systemd/system/esclusa@.service", _UNIT, "0644"),
+        ("/etc/systemd/system/esclusa@.service", _unit(host), "0644"),
         ("/usr/local/bin/esclusa-service", _RUN_SERVICE, "0755"),
         ("/usr/local/bin/esclusa", _command(host), "0755"),
     ]
@@ -124,7 +122,17 @@ def _service(host: Host, service: str) -> str:
 # Cron and systemd give their programs no home to look for it.
 _DOCKER_CONFIG: Final = "/etc/esclusa/docker"
 
-_UNIT: Final = f"""\
+
+def _stop_seconds(host: Host) -> int:
+    """Return more than a soft shutdown, a receive and ten seconds, as the workers are set."""
+    times = ("soft_shutdown_seconds", "wait_time_seconds")
+    defaults = {f"ESCLUSA_{name.upper()}": WorkerSettings.model_fields[name].default for name in times}
+    return sum(int(host.environment.get(name, default)) for name, default in defaults.items()) + 20
+
+
+def _unit(host: Host) -> str:
+    stop_seconds = _stop_seconds(host)
+    return f"""\
 [Unit]
 Description=Esclusa %i
 After=docker.service network-online.target
@@ -134,14 +142,15 @@ Requires=docker.service
 [Service]
 ExecStartPre=-/usr/bin/docker rm --force esclusa-%i
 ExecStart=/usr/local/bin/esclusa-service %i
-ExecStop=/usr/bin/docker stop --time {_STOP_SECONDS} esclusa-%i
-TimeoutStopSec={_STOP_SECONDS + 10}
+ExecStop=/usr/bin/docker stop --time {stop_seconds} esclusa-%i
+TimeoutStopSec={stop_seconds + 10}
 Restart=always
 RestartSec=5
 
 [Install]
 WantedBy=multi-user.target
 """
+
 
 _HARDENED: Final = (
     "--network host --read-only --cap-drop ALL --security-opt no-new-privileges --pids-limit 256"

@@ -132,6 +132,15 @@ def test_settings_are_written_as_docker_reads_them() -> None:
     assert dict(line.split("=", 1) for line in lines) == HOST.environment
 
 
+@pytest.mark.parametrize(("soft", "seconds"), [({}, 90), ({"ESCLUSA_SOFT_SHUTDOWN_SECONDS": "300"}, 330)])
+def test_a_service_is_killed_only_after_it_had_its_time_to_end(soft: dict[str, str], seconds: int) -> None:
+    document = yaml.safe_load(user_data(replace(HOST, environment={**HOST.environment, **soft})))
+
+    (unit,) = (file["content"] for file in document["write_files"] if file["path"].endswith("@.service"))
+    assert f"docker stop --time {seconds} esclusa-%i\n" in unit
+    assert f"TimeoutStopSec={seconds + 10}\n" in unit
+
+
 def test_the_unit_is_one_that_systemd_would_take() -> None:
     unit = FILES["/etc/systemd/system/esclusa@.service"]["content"]
 
