@@ -6,7 +6,6 @@ import polars as pl
 
 from services.publisher import marker_statements, statements
 from services.publisher.catalog import says_masked
-from services.publisher.measures import Measures
 from services.publisher.postgres_session import Cursor, count, milliseconds, one
 from services.publisher.postgres_tables import (
     base_names,
@@ -17,6 +16,7 @@ from services.publisher.postgres_tables import (
 )
 from services.publisher.rows import read_blocks
 from services.publisher.statements import TargetTable
+from services.publisher.totals import Totals
 from services.publisher.warehouse import (
     LoadResult,
     NativeLoad,
@@ -114,7 +114,7 @@ def _stage(cursor: Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
         Refused: PROOF_FAILED if they are not, NULL_KEY if a merge could not find them again.
     """
     columns = load.contract.output_columns
-    in_files = Measures.of(columns)
+    in_files = Totals.of(columns)
     cursor.execute(statements.create_stage(target))
     with cursor.copy(statements.copy_into_stage(target)) as copy:
         for file in load.files:

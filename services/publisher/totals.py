@@ -24,7 +24,7 @@ _HALF = pl.lit(10**18, dtype=pl.Int128)
 
 
 @dataclass(slots=True)
-class _Measure:
+class _ColumnTotal:
     column: Column
     value_count: int = 0
     total: int = 0
@@ -52,27 +52,25 @@ class _Measure:
 
 
 @dataclass(slots=True)
-class Measures:
+class Totals:
     """What the rows of a batch come to, taken block by block."""
 
-    _measures: list[_Measure] = field(default_factory=list)
+    _columns: list[_ColumnTotal] = field(default_factory=list)
 
     @classmethod
     def of(cls, columns: Sequence[Column]) -> Self:
         """Begin, with no rows."""
-        return cls([_Measure(column) for column in columns])
+        return cls([_ColumnTotal(column) for column in columns])
 
     @property
     def numbers(self) -> frozenset[str]:
         """The columns of which sum, minimum and maximum are taken."""
-        return frozenset(
-            measure.column.name for measure in self._measures if measure.column.output_type.kind in _NUMBERS
-        )
+        return frozenset(one.column.name for one in self._columns if one.column.output_type.kind in _NUMBERS)
 
     def add(self, rows: pl.DataFrame) -> None:
         """Take rows in, whose columns are in the order of the contract."""
-        for measure, values in zip(self._measures, rows.get_columns(), strict=True):
-            measure.add(values)
+        for one, values in zip(self._columns, rows.get_columns(), strict=True):
+            one.add(values)
 
     def refuse_difference(self, found: Sequence[object], *, where: str) -> None:
         """
@@ -82,25 +80,25 @@ class Measures:
         text, or None if there is no value.
 
         Raises:
-            Refused: PROOF_FAILED; it names the column and the measure, never a value.
+            Refused: PROOF_FAILED; it names the column and the total, never a value.
         """
         answers = iter(found)
-        for measure in self._measures:
-            name = measure.column.name
+        for one in self._columns:
+            name = one.column.name
             value_count = int(str(next(answers)))
-            if value_count != measure.value_count:
+            if value_count != one.value_count:
                 raise _failed(
                     where,
                     name,
-                    f"values that are not NULL: {measure.value_count} in its files, {value_count} staged",
+                    f"values that are not NULL: {one.value_count} in its files, {value_count} staged",
                 )
             if name not in self.numbers:
                 continue
-            scale = measure.column.output_type.scale or 0
+            scale = one.column.output_type.scale or 0
             told = [_as_integer(next(answers), scale=scale) for _ in range(3)]
-            expected = [measure.total if measure.value_count else None, measure.least, measure.greatest]
-            for what, one, other in zip(("sum", "minimum", "maximum"), expected, told, strict=True):
-                if one != other:
+            expected = [one.total if one.value_count else None, one.least, one.greatest]
+            for what, wanted, other in zip(("sum", "minimum", "maximum"), expected, told, strict=True):
+                if wanted != other:
                     raise _failed(where, name, f"the {what} of the rows staged is not that of its files")
 
 
