@@ -6,9 +6,10 @@ the values are. Nothing is measured of floating-point numbers but their NULLs: t
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 #: The key in the footer.
 MEASURES_KEY = "esclusa.measures"
@@ -26,24 +27,30 @@ class ColumnMeasure:
     longest_in_bytes: int | None = None
     #: Of whole numbers, and of decimals in units of their last digit; of truth values how many are true.
     total: int | None = None
-    #: Of days and moments, as ISO 8601 without a zone; None if there are none but NULLs.
+    #: Of days and moments, as ISO 8601 without a zone; None if there are none but NULLs, or `is_beyond_calendar`.
     earliest: str | None = None
     latest: str | None = None
+    #: Some day or moment is not of the years 1 to 9999: then nothing is told of the ends of the others either.
+    is_beyond_calendar: bool = False
 
     def __add__(self, other: "ColumnMeasure") -> "ColumnMeasure":
         """
         Take two together.
 
         >>> ColumnMeasure(1, 3, 2) + ColumnMeasure(0, 9, 9)
-        ColumnMeasure(null_count=1, size_in_bytes=12, longest_in_bytes=9, total=None, earliest=None, latest=None)
+        ColumnMeasure(null_count=1, size_in_bytes=12, longest_in_bytes=9, total=None, earliest=None, latest=None, is_beyond_calendar=False)
         """
+        is_beyond_calendar = self.is_beyond_calendar or other.is_beyond_calendar
+        earliest = min(_present(self.earliest, other.earliest), default=None)
+        latest = max(_present(self.latest, other.latest), default=None)
         return ColumnMeasure(
             null_count=self.null_count + other.null_count,
             size_in_bytes=_sum(self.size_in_bytes, other.size_in_bytes),
             longest_in_bytes=max(_present(self.longest_in_bytes, other.longest_in_bytes), default=None),
             total=_sum(self.total, other.total),
-            earliest=min(_present(self.earliest, other.earliest), default=None),
-            latest=max(_present(self.latest, other.latest), default=None),
+            earliest=None if is_beyond_calendar else earliest,
+            latest=None if is_beyond_calendar else latest,
+            is_beyond_calendar=is_beyond_calendar,
         )
 
 
@@ -62,7 +69,11 @@ _FIELDS = {
     "total": "total",
     "earliest": "earliest",
     "latest": "latest",
+    "beyond": "is_beyond_calendar",
 }
+
+_COUNTS = frozenset({"nulls", "bytes", "longest"})
+_END = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6})?", re.ASCII)
 
 
 def to_text(measures: Iterable[ColumnMeasure]) -> str:
@@ -73,7 +84,11 @@ def to_text(measures: Iterable[ColumnMeasure]) -> str:
     '[{"nulls":1,"total":7}]'
     """
     entries = [
-        {short: value for short, name in _FIELDS.items() if (value := getattr(measure, name)) is not None}
+        {
+            short: value
+            for short, name in _FIELDS.items()
+            if (value := getattr(measure, name)) is not None and value is not False
+        }
         for measure in measures
     ]
     return json.dumps(entries, separators=(",", ":"))
@@ -81,7 +96,7 @@ def to_text(measures: Iterable[ColumnMeasure]) -> str:
 
 def from_text(text: str) -> list[ColumnMeasure]:
     """
-    Read what `to_text` wrote.
+    Read what `to_text` wrote, and let nothing else pass: it goes into the SQL of proofs.
 
     Raises:
         ValueError: if it is something else.
@@ -89,12 +104,24 @@ def from_text(text: str) -> list[ColumnMeasure]:
     entries = json.loads(text)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"expected a list of objects, found {type(entries).__name__}")
-    try:
-        return [
-            ColumnMeasure(**{_FIELDS[short]: value for short, value in entry.items()}) for entry in entries
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"unknown measure {error}") from error
+    return [_from_entry(entry) for entry in entries]
+
+
+def _from_entry(entry: Mapping[str, Any]) -> ColumnMeasure:
+    for short, value in entry.items():
+        if short not in _FIELDS:
+            raise ValueError(f"unknown measure {short!r}")
+        if not _is_measure(short, value):
+            raise ValueError(f"measure {short!r}: expected another value than it has")
+    return ColumnMeasure(**{_FIELDS[short]: value for short, value in entry.items()})
+
+
+def _is_measure(short: str, value: object) -> bool:
+    if short in {"earliest", "latest"}:
+        return isinstance(value, str) and _END.fullmatch(value) is not None
+    if short == "beyond":
+        return value is True
+    return type(value) is int and (value >= 0 or short not in _COUNTS)
 
 
 def taken_together(one: Sequence[ColumnMeasure], other: Sequence[ColumnMeasure]) -> list[ColumnMeasure]:

@@ -47,7 +47,7 @@ def _measure(column: pa.ChunkedArray) -> ColumnMeasure:
             ends = pc.min_max(column).as_py()
         except (OverflowError, ValueError):
             # The years 10000 and 1 BC are in a column, and not in Python's calendar.
-            return ColumnMeasure(null_count)
+            return ColumnMeasure(null_count, is_beyond_calendar=True)
         return ColumnMeasure(null_count, earliest=_iso(ends["min"]), latest=_iso(ends["max"]))
     return ColumnMeasure(null_count)
 

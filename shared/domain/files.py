@@ -152,10 +152,10 @@ def copy_key(name: str, *, table: str, batch_id: str, attempt: int) -> str:
     Return the key of what one publish attempt writes for a warehouse to fetch: the list of files, or rows cut out of one.
 
     No row of the ledger names it: it lies in `tmp/` until the sweeper finds that its batch is at rest, or that a later
-    attempt speaks for it.
+    attempt speaks for it. A name may end with the beginning of the SHA-256 of its content.
 
-    >>> copy_key("files-00000.manifest", table="orders", batch_id="b1", attempt=2)
-    'tmp/orders/b1/m2/files-00000.manifest'
+    >>> copy_key("files-00000-0cc10cc10cc10cc1.manifest", table="orders", batch_id="b1", attempt=2)
+    'tmp/orders/b1/m2/files-00000-0cc10cc10cc10cc1.manifest'
     """
     return f"{Area.TMP}/{key_segment(table)}/{batch_id}/m{attempt}/{name}"
 
@@ -212,7 +212,7 @@ _REJECTS_KEY = re.compile(
 )
 _COPY_KEY = re.compile(
     rf"(?P<area>tmp)/(?P<table>[^/]+)/{_BATCH}/m(?P<attempt>[0-9]{{1,9}})"
-    r"/(?:files-(?P<part>[0-9]{5})\.manifest|rows-(?P<rows>[0-9]{5})\.parquet)"
+    r"/(?:files-(?P<part>[0-9]{5})(?:-[0-9a-f]{16})?\.manifest|rows-(?P<rows>[0-9]{5})(?:-[0-9a-f]{16})?\.parquet)"
 )
 _KEY_SET_ASIDE = re.compile(r"quarantine/(?P<key>.+)@(?P<sha256>[0-9a-f]{16})", re.DOTALL)
 

@@ -19,11 +19,12 @@ from support.publish_batches import (
     at,
     column,
     contract_of,
+    write_file,
 )
 from support.redshift_server import ROLE, FakeDataClient, redshift_stand_in, redshift_warehouse
 
 from services.publisher.redshift.warehouse import MAX_TRIES
-from services.publisher.warehouse import QueryFailed
+from services.publisher.warehouse import QueryFailed, Rebuild
 from shared.domain.contracts import MaskKind, PublishMode
 from shared.domain.files import Area, Location, ParsedKey
 from shared.domain.reasons import Reason
@@ -229,6 +230,66 @@ def test_a_merge_into_a_table_with_doubles_is_refused(published):
     assert refusal.value.reason is Reason.TARGET_INCOMPATIBLE
     assert "rows with one key" in refusal.value.detail
     assert published.rows() == [ANNA, ANNA]
+
+
+def test_a_footer_that_measures_other_columns_is_refused_before_anything_is_staged(
+    client, published, monkeypatch
+):
+    import support.publish_batches as batches
+
+    true_measure = batches.measure
+    monkeypatch.setattr(batches, "measure", lambda table: true_measure(table)[:2])
+
+    with pytest.raises(Refused, match="expected 3 columns, found 2") as refusal:
+        published.load([ANNA])
+
+    assert refusal.value.reason is Reason.FOOTER_MISMATCH
+    assert not [sql for sql in client.sent if sql.startswith("COPY ")]
+
+
+def test_a_table_is_made_anew_of_a_compacted_file_while_the_list_of_its_first_load_still_lies_there(
+    published,
+):
+    contract = contract_of(mode=PublishMode.APPEND, key=())
+    first = published.batch([ANNA], contract, quarter=1)
+    second = published.batch([BERT], contract, quarter=2)
+    for load in (first, second):
+        published.warehouse.load(load)
+    both = write_file(published.store, [ANNA, BERT], contract, batch="b" + "c" * 24)
+    compacted = [
+        replace(load, files=(replace(both, record_count=1, first_row=number),))
+        for number, load in enumerate((first, second))
+    ]
+
+    result = published.warehouse.rebuild(Rebuild("r1", tuple(compacted)))
+
+    assert result.row_count == 2
+    assert published.rows() == [ANNA, BERT]
+
+
+def test_two_who_make_a_table_anew_at_once_never_show_half_of_it(client, published):
+    loads = tuple(published.batch([row], quarter=number) for number, row in enumerate((ANNA, BERT), start=1))
+    for load in loads:
+        published.warehouse.load(load)
+    rebuild = Rebuild("r1", loads)
+    batches = 0
+
+    def come_between() -> None:
+        nonlocal batches
+        batches += 1
+        if (
+            batches == len(loads) + 1
+        ):  # everything is put together, and is about to be put in the table's place
+            with pytest.raises(OSError, match="killed"):
+                published.warehouse.rebuild(rebuild)
+        elif batches == len(loads) + 3:  # of the other one, which has put the first batch together
+            raise OSError("killed")
+
+    client.before_batch = come_between
+
+    published.warehouse.rebuild(rebuild)
+
+    assert published.rows() == [ANNA, BERT]
 
 
 # ---- what is fetched -----------------------------------------------------------------------------------------

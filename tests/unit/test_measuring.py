@@ -62,7 +62,35 @@ def test_measures_of_two_files_are_those_of_both_together_and_survive_the_footer
     assert from_text(to_text(both)) == both
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"nulls":1,"more":2}]'])
+@pytest.mark.parametrize("beyond", [253_402_300_800_000_000, -62_135_596_800_000_001])
+def test_of_moments_beyond_the_calendar_no_ends_are_told_whatever_lies_beside_them(beyond):
+    ordinary = measure(pa.table({"a": pa.array([datetime(2026, 1, 1)], type=pa.timestamp("us"))}))  # noqa: DTZ001
+    outside = measure(pa.table({"a": pa.array([beyond, None], type=pa.timestamp("us"))}))
+
+    both = [taken_together(ordinary, outside), taken_together(outside, ordinary)]
+
+    assert both == [[ColumnMeasure(1, is_beyond_calendar=True)]] * 2
+    assert from_text(to_text(both[0])) == both[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[{"nulls":1,"more":2}]',
+        '[{"nulls":"0 OR 1=1"}]',
+        '[{"nulls":-1}]',
+        '[{"total":1.5}]',
+        '[{"total":true}]',
+        '[{"longest":[1]}]',
+        """[{"earliest":"2026-01-01' AS DATE) OR 1=1 --"}]""",
+        '[{"latest":"2026-01-01 00:00:00"}]',
+        '[{"latest":20260101}]',
+        '[{"beyond":1}]',
+    ],
+)
 def test_measures_that_are_none_are_told_so(text):
     with pytest.raises(ValueError):
         from_text(text)

@@ -1235,7 +1235,9 @@ def _forbid_writes(journey: MemoryJourney, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(_MemoryTransaction, name, refuse)
 
 
-@pytest.mark.parametrize("name", ["files-00000.manifest", "rows-00003.parquet"])
+@pytest.mark.parametrize(
+    "name", ["files-00000-0cc10cc10cc10cc1.manifest", "rows-00003-0cc10cc10cc10cc1.parquet"]
+)
 def test_what_a_publisher_wrote_for_its_warehouse_stays_while_it_speaks_and_goes_afterwards(
     journey: MemoryJourney, name: str
 ) -> None:

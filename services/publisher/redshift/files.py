@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -48,7 +49,7 @@ def prepare_fetch(load: NativeLoad, *, store: ObjectStore) -> Fetch:
         _refuse_changed(file, store=store)
         footer = read_footer(store, file.location, file_size_in_bytes=file.file_size_in_bytes)
         check_columns(footer.columns, expected_columns(load.contract), file.location)
-        together = taken_together(together, _measures(file, footer.metadata.get(MEASURES_KEY)))
+        together = taken_together(together, _measures(file, footer.metadata.get(MEASURES_KEY), len(together)))
         record_count += footer.record_count
     if record_count != load.record_count:
         raise Refused(
@@ -73,7 +74,7 @@ def _cut_out(file: DataFile, number: int, load: NativeLoad, *, store: ObjectStor
         writer.add_key_value_metadata({MEASURES_KEY: to_text(measure(rows))})
     body = sink.getvalue()
     sha256 = hashlib.sha256(body).hexdigest()
-    location = _for_copy(load, f"rows-{number:05d}.parquet")
+    location = _for_copy(load, f"rows-{number:05d}-{sha256[:16]}.parquet")
     store.put(location, body, sha256=sha256, metadata={})
     return replace(
         file,
@@ -86,6 +87,7 @@ def _cut_out(file: DataFile, number: int, load: NativeLoad, *, store: ObjectStor
 
 
 def _for_copy(load: NativeLoad, name: str) -> Location:
+    # The name tells the content: a table that is made anew is loaded by the same attempt, maybe of other files.
     key = copy_key(name, table=load.contract.table, batch_id=load.batch_id, attempt=load.attempt)
     return Location(load.files[0].location.bucket, key)
 
@@ -104,7 +106,7 @@ def _refuse_changed(file: DataFile, *, store: ObjectStore) -> None:
         )
 
 
-def _measures(file: DataFile, text: str | None) -> list[ColumnMeasure]:
+def _measures(file: DataFile, text: str | None, column_count: int) -> list[ColumnMeasure]:
     if text is None:
         raise Refused(
             Reason.FOOTER_MISMATCH,
@@ -112,9 +114,15 @@ def _measures(file: DataFile, text: str | None) -> list[ColumnMeasure]:
             "it; replay the batch from the source",
         )
     try:
-        return from_text(text)
+        measures = from_text(text)
     except ValueError as error:
         raise Refused(Reason.FOOTER_MISMATCH, f"{file.location}: {MEASURES_KEY}: {error}") from error
+    if len(measures) != column_count:
+        raise Refused(
+            Reason.FOOTER_MISMATCH,
+            f"{file.location}: {MEASURES_KEY}: expected {column_count} columns, found {len(measures)}",
+        )
+    return measures
 
 
 def _refuse_null_keys(load: NativeLoad, measures: list[ColumnMeasure]) -> None:
@@ -135,15 +143,24 @@ def put_manifest(load: NativeLoad, fetch: Fetch, *, store: ObjectStore) -> Locat
     Each is mandatory: by default COPY passes over files that are missing. Of Parquet it wants their lengths.
     Source: Amazon Redshift Developer Guide, "Using a manifest to specify data files".
     """
+    body = _manifest(fetch.files)
+    location = manifest_location(load, fetch.files)
+    store.put(location, body, sha256=hashlib.sha256(body).hexdigest(), metadata={})
+    return location
+
+
+def manifest_location(load: NativeLoad, files: Sequence[DataFile]) -> Location:
+    """Return where the list of a load's files lies, once it is written."""
+    return _for_copy(load, f"files-00000-{hashlib.sha256(_manifest(files)).hexdigest()[:16]}.manifest")
+
+
+def _manifest(files: Sequence[DataFile]) -> bytes:
     entries = [
         {
             "url": str(file.location),
             "mandatory": True,
             "meta": {"content_length": file.file_size_in_bytes},
         }
-        for file in fetch.files
+        for file in files
     ]
-    body = json.dumps({"entries": entries}, separators=(",", ":")).encode()
-    location = _for_copy(load, "files-00000.manifest")
-    store.put(location, body, sha256=hashlib.sha256(body).hexdigest(), metadata={})
-    return location
+    return json.dumps({"entries": entries}, separators=(",", ":")).encode()

@@ -115,6 +115,8 @@ def _swap(
     target: Target, scratch: Target, rebuild: Rebuild, *, turn: int, columns: Sequence[str]
 ) -> Iterator[Statement]:
     """Put the state that was put together in the place of the table's, with its markers."""
+    # Somebody else at the same may have begun anew meanwhile: then some batches are not in it.
+    yield statements.guard_turn(scratch, len(rebuild.loads))
     yield statements.delete_all(target)
     yield definitions.insert_scratch(target, scratch, columns)
     ids = [*rebuild.withdrawn_batch_ids, *(load.batch_id for load in rebuild.loads)]

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.publisher.redshift.files import manifest_location
 from services.publisher.warehouse import NativeLoad, Warehouse
 from shared.domain.contracts import (
     Column,
@@ -166,9 +167,8 @@ class Trial:
             for location, length in entries
         ]
         body = json.dumps({"entries": listed}).encode()
-        self._count += 1
         key = copy_key(
-            f"files-{self._count:05d}.manifest", table="copied", batch_id="b" + "0" * 24, attempt=1
+            f"files-{self._count:05d}.manifest", table="copied", batch_id=self._next_batch_id(), attempt=1
         )
         location = Location(self._bucket, key)
         self.locations.append(location)
@@ -198,10 +198,9 @@ class Trial:
         return sorted((row for block in blocks for row in block.iter_rows()), key=repr)
 
     def _batch(self, contract: TableContract, rows: Sequence[Row], *, quarter: int = 1) -> NativeLoad:
-        self._count += 1
-        batch_id = "b" + hashlib.sha256(f"{self._source} {self._count}".encode()).hexdigest()[:24]
+        batch_id = self._next_batch_id()
         end = _NOON + _QUARTER * quarter
-        return NativeLoad(
+        load = NativeLoad(
             batch_id=batch_id,
             slot=end.isoformat(),
             window=Window(end - _QUARTER, end),
@@ -211,6 +210,15 @@ class Trial:
             attempt=1,
             files=(self._write(contract, rows, batch_id),),
         )
+        self.locations += [
+            manifest_location(replace(load, attempt=attempt), load.files) for attempt in (1, 2)
+        ]
+        return load
+
+    def _next_batch_id(self) -> str:
+        """Return an id that no other trial has."""
+        self._count += 1
+        return "b" + hashlib.sha256(f"{self._source} {self._count}".encode()).hexdigest()[:24]
 
     def _write(self, contract: TableContract, rows: Sequence[Row], batch_id: str) -> DataFile:
         columns = contract.output_columns
@@ -227,13 +235,9 @@ class Trial:
             writer.add_key_value_metadata({MEASURES_KEY: to_text(measure(table))})
         body = sink.getvalue()
         sha256 = hashlib.sha256(body).hexdigest()
-        keys = [
-            copy_key(name, table=contract.table, batch_id=batch_id, attempt=attempt)
-            for attempt in (1, 2)
-            for name in ("rows-00000.parquet", "files-00000.manifest")
-        ]
-        self.locations += [Location(self._bucket, key) for key in keys]
-        location = Location(self._bucket, keys[0])
+        key = copy_key("rows-00000.parquet", table=contract.table, batch_id=batch_id, attempt=1)
+        location = Location(self._bucket, key)
+        self.locations.append(location)
         self._store.put(location, body, sha256=sha256, metadata={})
         return DataFile(
             location=location,
