@@ -287,6 +287,18 @@ def test_an_error_about_rows_is_told_without_any_value(text, told, kind):
         assert translation.reason is Reason.TARGET_INCOMPATIBLE
 
 
+def test_of_a_batch_of_which_no_statement_is_told_to_have_failed_no_value_is_told_either():
+    stubbed = Stubbed()
+    stubbed.submitted("batch_execute_statement", Sqls=[statement.sql for statement in BATCH])
+    stubbed.described("FAILED", Error="ERROR: value Anna is broken", RedshiftQueryId=4711)
+
+    with stubbed, pytest.raises(StatementFailed) as error:
+        stubbed.api.transact(BATCH)
+
+    assert "Anna" not in str(error.value)
+    assert "4711" in str(error.value)
+
+
 def test_a_guard_tells_what_it_found_if_the_warehouse_lets_it():
     guard = Statement(
         "prove", guard_sql({"rows": Wrong("COUNT(*) <> 3", ("COUNT(*)",))}, "t"), guard=Guard.PROOF

@@ -104,6 +104,16 @@ def test_what_is_right_breaks_none(sqls):
     assert rules_broken_by(*sqls) == set()
 
 
+def test_a_role_that_is_granted_something_may_have_capital_letters():
+    role = 'ROLE "AzureAD:Analysts"'
+
+    assert rules_broken_by(f'GRANT USAGE ON SCHEMA "shop" TO {role}') == set()
+    assert (
+        rules_broken_by(f'ALTER DEFAULT PRIVILEGES IN SCHEMA "shop" GRANT SELECT ON TABLES TO {role}')
+        == set()
+    )
+
+
 def test_too_many_columns_are_refused_and_defects_of_ours_are_raised():
     with pytest.raises(Refused) as refusal:
         refuse_broken_rules([Statement("wide", "SELECT '" + "x" * MAX_SQL_BYTES + "'")])

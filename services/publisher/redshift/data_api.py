@@ -254,8 +254,11 @@ def _parameters(values: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
 def _failure(
     described: "DescribeStatementResponseTypeDef", statements: Sequence[Statement]
 ) -> StatementFailed:
-    """Tell which statement failed: of a batch, the first that the service says so of."""
+    """Tell which statement failed: of a batch, the first that the service says so of; it may say so of none."""
     text, failed = described.get("Error", ""), statements[0]
+    if len(statements) > 1:
+        # Its text may be of any of them, so rows may be quoted in it.
+        failed = Statement(f"a transaction of {len(statements)} statements", "")
     for part, statement in zip(described.get("SubStatements", []), statements, strict=False):
         if part.get("Status") == "FAILED" or part.get("Error"):
             text, failed = part.get("Error") or text, statement

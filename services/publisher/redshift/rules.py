@@ -183,8 +183,8 @@ def _folded(text: str) -> str:
 
 
 def _is_mutable(statement: Statement) -> bool:
-    # Names of people, which GRANT tells, are the catalogue's.
-    return not statement.sql.startswith("GRANT ")
+    # Names of people and roles, which are granted something, are the catalogue's.
+    return not statement.sql.startswith(("GRANT ", "ALTER DEFAULT PRIVILEGES "))
 
 
 def _about_parameters(statement: Statement, found: tuple[Token, ...]) -> Iterator[tuple[str, str]]:

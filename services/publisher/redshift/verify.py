@@ -129,7 +129,10 @@ def _clean_up(scene: Scene) -> None:
         except EsclusaError as error:
             log.warning("verification_left_a_schema", schema=schema, error=str(error))
     for location in scene.trial.locations:
-        scene.store.delete(location)
+        try:
+            scene.store.delete(location)
+        except EsclusaError as error:
+            log.warning("verification_left_an_object", location=str(location), error=str(error))
 
 
 # ---- of the Data API ----------------------------------------------------------------------------------------
