@@ -21,7 +21,7 @@ from cli.output import (
 )
 from cli.sizes import read_size, size_text
 from cli.tables import FromOption, ToOption, choose_tables, span_of
-from shared.errors import ConfigurationError, EsclusaError
+from shared.errors import ConfigurationError, EsclusaError, LostLease, Refused
 
 if TYPE_CHECKING:
     from reconciliation.history import Span
@@ -153,7 +153,7 @@ def _lies_in(span: "Span", window_end: datetime) -> bool:
 def _compact(
     names: Sequence[tuple[str, str]], span: "Span", target_size: int, tools: "Tools"
 ) -> tuple[list["Compaction"], list[EsclusaError]]:
-    """Compact tables one after the other. One that cannot be holds up no other."""
+    """Compact tables one after the other. One that cannot be holds up no other, nor do batches that cannot be."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -169,7 +169,13 @@ def _compact(
                 groups = _groups([name], span, target_size, tools)
                 task = bar.add_task(".".join(name), total=sum(group.size_in_bytes for group in groups))
                 for group in groups:
-                    done.append(compact_group(group, tools=tools, detail="esclusa compact"))
+                    try:
+                        done.append(compact_group(group, tools=tools, detail="esclusa compact"))
+                    except (
+                        Refused,
+                        LostLease,
+                    ) as error:  # of these batches; a part that is away ends the table's
+                        errors.append(error)
                     bar.advance(task, group.size_in_bytes)
             except EsclusaError as error:
                 errors.append(error)

@@ -299,9 +299,16 @@ class _Run:
         return 1
 
     def _delete_replaced(self, compaction: Compaction) -> int:
-        """Delete what nobody reads any more, and return whether there was anything; each run finds what is left."""
+        """
+        Delete what nobody reads any more, and return whether there was anything; each run finds what is left.
+
+        The action counts as one object already; each further file counts too.
+        """
         with self.ledger.transaction() as tx:
-            files = compactions.take_unread(tx, compaction.id)
+            unread = compactions.take_unread(tx, compaction.id)
+        files = unread[: self.limits.delete_limit - self.taken_away + 1]
+        self.taken_away += max(len(files) - 1, 0)
+        self.report.is_delete_limit_reached |= len(files) < len(unread)
         for file in files:
             self.store.delete(file.location)
         with self.ledger.transaction() as tx:

@@ -1,11 +1,12 @@
 """`esclusa compact` and `esclusa rollback`, as people type them."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from support.commands import Shell
 from support.lake_house import LakeHouse
-from support.publish_batches import APPEND, at
+from support.publish_batches import APPEND, at, column
 
 from cli.output import ExitCode
 
@@ -51,6 +52,21 @@ def test_a_day_is_compacted_listed_and_undone(shell, house):
 
 def test_every_table_is_compacted_for_cron(shell):
     assert len(shell.run("compact", "--all", "--json").document["compactions"]) == 1
+
+
+def test_batches_that_cannot_be_compacted_hold_up_no_others(shell, house):
+    wider = replace(APPEND, columns=(*APPEND.columns, column("city")))
+    for number in (5, 6):
+        house.publish([(number, "Dora", at(number), "Bonn")], wider, quarter=number, version=2)
+    with house.ledger.transaction() as tx:
+        (first, *_) = tx.batches(source="shop", table="orders")
+        house.store.delete(tx.files(batch_id=first.id)[0].location)
+
+    ended = shell.run("compact", "orders", "--json")
+
+    assert [one["state"] for one in ended.document["compactions"]] == ["committed"]
+    assert ended.exit_code != ExitCode.OK
+    assert "does not hold it" in ended.errors
 
 
 def test_a_day_that_is_not_over_is_left_alone_unless_it_is_asked_for(shell, house):

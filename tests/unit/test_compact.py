@@ -12,6 +12,7 @@ from support.lake_house import LakeHouse
 from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, contract_of
 
 from lambdas.sweeper.limits import SweepLimits
+from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.sweep import sweep
 from services.publisher.restore import restore_catalog
 from services.publisher.rows import read_blocks
@@ -199,14 +200,14 @@ def test_undone_everything_is_read_as_before(house):
 # ---- what stays, and for how long --------------------------------------------------------------------------
 
 
-def sweep_after(house: LakeHouse, time: timedelta) -> None:
+def sweep_after(house: LakeHouse, time: timedelta, **limits: int) -> SweepReport:
     house.clock.moment += time
-    sweep(
+    return sweep(
         ledger=house.ledger,
         store=house.store,
         sender=MemoryQueues(),
         buckets=[BUCKET],
-        limits=SweepLimits(stray_after=timedelta(0), foreign_after=timedelta(0)),
+        limits=SweepLimits(stray_after=timedelta(0), foreign_after=timedelta(0), **limits),
         retry=RetryPolicy(max_attempts=3),
         areas=tuple(Area),
     )
@@ -227,6 +228,21 @@ def test_replaced_files_stay_for_their_time_and_then_go_and_the_rows_stay(house)
     with house.ledger.transaction() as tx:
         assert tx.compaction(compaction.id).cleaned_at is not None
         assert all(file.deleted_at for file in tx.files(areas=[Area.FINAL]) if file.batch_id)
+
+
+def test_one_run_deletes_no_more_replaced_files_than_it_may(house):
+    publish_all(house)
+    (compaction,) = compact_all(house)
+
+    left = []
+    for _ in range(3):
+        report = sweep_after(house, timedelta(days=8), delete_limit=3)
+        left.append((len(house.keys()) - 1, report.is_delete_limit_reached))
+
+    assert left == [(5, True), (2, True), (0, False)]
+    assert house.keys() == [file_of(compaction).key]
+    with house.ledger.transaction() as tx:
+        assert tx.compaction(compaction.id).cleaned_at is not None
 
 
 def test_what_is_being_deleted_cannot_be_undone(house):
