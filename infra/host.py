@@ -182,7 +182,7 @@ case "${{1:-}}" in
   *) role={PLANNER} ;;
 esac
 export DOCKER_CONFIG={_DOCKER_CONFIG}
-exec docker run --rm {_HARDENED} {_SETTINGS} --memory 2g --tmpfs /tmp \\
+exec docker run --rm {_HARDENED} {_SETTINGS} --memory 2g --volume /tmp \\
   --env AWS_PROFILE="${{ESCLUSA_ROLE:-$role}}" {host.registry}/esclusa-control:{host.tag} "$@"
 """
 

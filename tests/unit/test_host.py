@@ -98,7 +98,11 @@ def test_what_runs_away_takes_its_container_down_and_neither_memory_nor_disk_of_
     words = run_script(tmp_path, "/usr/local/bin/esclusa-service", "extractor-1")
     assert words[words.index("--log-driver") + 1] == "local"
     assert "--memory" in words
-    assert "--memory" in run_script(tmp_path, "/usr/local/bin/esclusa", "compact")
+    words = run_script(tmp_path, "/usr/local/bin/esclusa", "compact")
+    assert "--memory" in words
+    # Proofs and compactions lay files down: in memory they would count as memory.
+    assert "--tmpfs" not in words
+    assert words[words.index("--volume", words.index("--memory")) + 1] == "/tmp"  # noqa: S108
 
 
 @pytest.mark.parametrize(
