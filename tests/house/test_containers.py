@@ -133,6 +133,14 @@ def test_a_container_can_do_no_more_than_it_must(name: str, service: str) -> Non
         assert "cap_add" not in form
 
 
+@pytest.mark.parametrize("service", ["processor", "publisher", "control"])
+def test_who_works_on_files_has_them_on_the_disk(service: str) -> None:
+    form = composed(AWS)[service]
+
+    assert "/tmp" in form["volumes"]  # noqa: S108
+    assert "tmpfs" not in form
+
+
 @pytest.mark.parametrize(("name", "service"), SERVICES)
 def test_nothing_is_published_beyond_this_machine(name: str, service: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in composed(name)[service].get("ports", []))

@@ -166,6 +166,15 @@ def test_every_pod_is_restricted_and_writes_only_where_it_has_to(manifests: Mani
         assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], pod.owner  # noqa: S108
 
 
+@pytest.mark.parametrize("name", ["prove", "prove-all", "control"])
+def test_who_compares_rows_has_a_disk_to_lay_them_down(manifests: Manifests, name: str) -> None:
+    (pod,) = (pod for pod in manifests.pods() if pod.name == name)
+    (volume,) = (volume for volume in pod.spec["volumes"] if volume["name"] == "tmp")
+
+    # Forty bytes for each row of three sides (docs/reconciliation.md): 170 million rows.
+    assert volume["emptyDir"] == {"sizeLimit": "20Gi"}
+
+
 def test_nothing_of_ours_needs_a_shell(manifests: Manifests) -> None:
     started = [
         part for pod in manifests.pods() for part in (pod.container.get("command", ()), *_probes(pod)) if part
