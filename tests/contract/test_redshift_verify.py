@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterator
 
+import boto3
 import pytest
 import structlog
 import typer
+from botocore.stub import Stubber
 from support.redshift_server import ROLE, FakeDataClient, FastClock, redshift_stand_in
 
 from cli.redshift import report
 from services.publisher.redshift.data_api import DataApi
-from services.publisher.redshift.doctor import Bucket, Verdict, examine, examine_lake
+from services.publisher.redshift.doctor import Bucket, Verdict, examine, examine_lake, look_at_bucket
 from services.publisher.redshift.place import Place
 from services.publisher.redshift.verify import QUESTIONS, Scene, verify
 from shared.errors import Unavailable
@@ -112,6 +114,28 @@ def test_a_bucket_that_copy_cannot_read_is_told(api, bucket, what, verdict, deta
 
     assert found[0] is verdict
     assert detail in found[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "region"), [("eu-central-1", "eu-central-1"), (None, "us-east-1"), ("EU", "eu-west-1")]
+)
+def test_a_buckets_region_is_told_by_its_present_name(answer, region):
+    client = boto3.client("s3", region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x")
+    told = {"LocationConstraint": answer} if answer else {}
+    with Stubber(client) as stubber:
+        stubber.add_response("get_bucket_location", told, {"Bucket": "b"})
+        stubber.add_client_error("get_bucket_policy", "NoSuchBucketPolicy")
+
+        assert look_at_bucket(client, "b", region="eu-west-1") == Bucket("b", "eu-west-1", region, {})
+
+
+def test_what_may_not_be_asked_of_a_bucket_is_not_known():
+    client = boto3.client("s3", region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x")
+    with Stubber(client) as stubber:
+        stubber.add_client_error("get_bucket_location", "AccessDenied")
+        stubber.add_client_error("get_bucket_policy", "AccessDenied")
+
+        assert look_at_bucket(client, "b", region="eu-west-1") == Bucket("b", "eu-west-1", None, None)
 
 
 @pytest.mark.parametrize(

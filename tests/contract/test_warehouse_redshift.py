@@ -267,6 +267,21 @@ def test_a_table_is_made_anew_of_a_compacted_file_while_the_list_of_its_first_lo
     assert published.rows() == [ANNA, BERT]
 
 
+def test_a_batch_without_rows_is_cut_out_of_a_compacted_file_as_such(published):
+    full, empty = published.batch([ANNA], APPEND, quarter=1), published.batch([], APPEND, quarter=2)
+    for load in (full, empty):
+        published.warehouse.load(load)
+    both = write_file(published.store, [ANNA], APPEND, batch="b" + "c" * 24)
+    compacted = (
+        replace(full, files=(replace(both, record_count=1, first_row=0),)),
+        replace(empty, files=(replace(both, record_count=0, first_row=1),)),
+    )
+
+    published.warehouse.rebuild(Rebuild("r1", compacted))
+
+    assert published.rows() == [ANNA]
+
+
 def test_two_who_make_a_table_anew_at_once_never_show_half_of_it(client, published):
     loads = tuple(published.batch([row], quarter=number) for number, row in enumerate((ANNA, BERT), start=1))
     for load in loads:

@@ -63,8 +63,10 @@ def look_at_bucket(client: "S3Client", name: str, *, region: str) -> Bucket:
     """Return what has to be known of a bucket, as far as we may ask."""
     found: str | None
     try:
-        # The classic region has no name of its own here. Source: Amazon S3 API Reference, GetBucketLocation.
+        # The classic region has no name of its own here, and of old buckets in Ireland it is another one.
+        # Source: Amazon S3 API Reference, GetBucketLocation, LocationConstraint.
         found = client.get_bucket_location(Bucket=name).get("LocationConstraint") or "us-east-1"
+        found = "eu-west-1" if found == "EU" else found
     except ClientError:
         found = None
     policy: Mapping[str, Any] | None

@@ -44,6 +44,8 @@ def prepare_fetch(load: NativeLoad, *, store: ObjectStore) -> Fetch:
     files = tuple(
         file if file.first_row is None else _cut_out(file, number, load, store=store)
         for number, file in enumerate(load.files)
+        # Of a batch without rows there is nothing in a file of others.
+        if file.first_row is None or file.record_count
     )
     for file in files:
         _refuse_changed(file, store=store)
