@@ -244,9 +244,7 @@ def files(
     with fleet.ledger.transaction() as tx:
         if batch is not None and tx.batch(batch) is None:
             raise NotFound(f"batch {batch!r}: the ledger holds none of that id")
-        is_known = source is None or any(
-            version.contract.source == source for version in tx.latest_contracts()
-        )
+        is_known = source is None or source in {name for name, _ in tx.known_tables()}
         found = tx.files(
             batch_id=batch,
             areas=area or None,
@@ -361,7 +359,7 @@ def _places(tx: LedgerTransaction, target: str, *, fleet: "Fleet") -> list[Locat
     batch = tx.batch(parsed.batch_id) if parsed else None
     if batch is not None:
         return [Location(batch.bucket, target)]
-    sources = dict.fromkeys(version.contract.source for version in tx.latest_contracts())
+    sources = dict.fromkeys(source for source, _ in tx.known_tables())
     return [Location(fleet.settings.bucket(source), target) for source in sources]
 
 

@@ -77,7 +77,7 @@ def _buckets(fleet: "Fleet", names: Sequence[str] | None) -> list[str]:
         NotFound: if the ledger knows no table of a source.
     """
     with fleet.ledger.transaction() as tx:
-        known = sorted({version.contract.source for version in tx.latest_contracts()})
+        known = sorted({source for source, _ in tx.known_tables()})
     for name in names or ():
         if name not in known:
             raise NotFound(

@@ -49,7 +49,7 @@ def choose_tables(ledger: Ledger, *, table: str | None, source: str | None) -> l
         ConfigurationError: if tables of several sources have the name.
     """
     with ledger.transaction() as tx:
-        known = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
+        known = tx.known_tables()
     known = [name for name in known if source in {None, name[0]}]
     if table is None:
         if not known and source is not None:

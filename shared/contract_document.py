@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from shared.domain.contracts import TableContract
 
@@ -45,9 +45,13 @@ def from_json(text: str) -> TableContract:
     way than the contract says, and nobody would notice.
 
     Raises:
-        ValueError: if the text is no contract, or one of a newer version.
+        ValueError: if the text is no contract, or one of a newer version. It names places, and no values.
     """
-    return _CONTRACT.validate_json(text, strict=True, extra="forbid")
+    try:
+        return _CONTRACT.validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        found = (f"{'.'.join(map(str, each['loc']))} ({each['type']})".strip() for each in error.errors())
+        raise ValueError(f"expected a contract as this version knows it, found {', '.join(found)}") from None
 
 
 def sha256_of(contract: TableContract) -> str:

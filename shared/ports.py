@@ -113,6 +113,10 @@ class LedgerTransaction(Protocol):
         """Return the newest contract of every table, by source and table."""
         ...
 
+    def known_tables(self) -> list[tuple[str, str]]:
+        """Return source and table of every contract, in their order; also where this version cannot read the contract."""
+        ...
+
     def insert_contract(self, contract: ContractVersion) -> bool:
         """Add a contract; False if that version of the table is there already."""
         ...

@@ -114,7 +114,7 @@ def _tables_named(connection: "duckdb.DuckDBPyConnection", sql: str) -> set[str]
 
 def _lake_tables(ledger: Ledger, wanted: set[str]) -> list[LakeTable]:
     with ledger.transaction() as tx:
-        known = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
+        known = tx.known_tables()
         found = {}
         for source, table in known:
             name = _name(source, table).lower()
@@ -282,6 +282,6 @@ def _told(timeout_seconds: float, ledger: Ledger) -> Iterator[None]:
 
 def _names_told(ledger: Ledger) -> str:
     with ledger.transaction() as tx:
-        known = [f"{version.contract.source}.{version.contract.table}" for version in tx.latest_contracts()]
+        known = [f"{source}.{table}" for source, table in tx.known_tables()]
     more = f" and {len(known) - MAX_NAMES_TOLD} more" if len(known) > MAX_NAMES_TOLD else ""
     return f"the lake has {', '.join(known[:MAX_NAMES_TOLD]) or 'no table yet'}{more}"

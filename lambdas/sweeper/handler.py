@@ -41,7 +41,7 @@ def handle(event: Mapping[str, Any], context: Any) -> dict[str, object]:
 def sweep_all(fleet: Fleet, *, areas: Collection[Area], is_time_up: Callable[[], bool]) -> SweepReport:
     """Sweep the buckets of all sources, and remember where it ended for the next time."""
     with fleet.ledger.transaction() as tx:
-        sources = {version.contract.source for version in tx.latest_contracts()}
+        sources = {source for source, _ in tx.known_tables()}
     report = sweep(
         ledger=fleet.ledger,
         store=fleet.store,

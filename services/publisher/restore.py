@@ -39,7 +39,7 @@ def restore_catalog(*, ledger: Ledger, catalog: LakeCatalog) -> int:
         Unavailable: if ledger or catalog do not answer.
     """
     with ledger.transaction() as tx:
-        names = [(version.contract.source, version.contract.table) for version in tx.latest_contracts()]
+        names = tx.known_tables()
     shown = sum(_restore_table(*name, ledger=ledger, catalog=catalog) for name in names)
     log.info("catalog_restored", batch_count=shown)
     return shown

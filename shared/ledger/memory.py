@@ -170,6 +170,9 @@ class _MemoryTransaction:
     def latest_contracts(self) -> list[ContractVersion]:
         return [versions[max(versions)] for _, versions in sorted(self._tables.contracts.items()) if versions]
 
+    def known_tables(self) -> list[tuple[str, str]]:
+        return sorted(name for name, versions in self._tables.contracts.items() if versions)
+
     def insert_contract(self, contract: ContractVersion) -> bool:
         table = (contract.contract.source, contract.contract.table)
         return self._insert(self._tables.contracts.setdefault(table, {}), contract.version, contract)

@@ -71,7 +71,7 @@ from shared.domain.windows import (
     Extent,
     Window,
 )
-from shared.errors import IllegalTransition, StaleRevision
+from shared.errors import ConfigurationError, IllegalTransition, StaleRevision
 from shared.ledger import tables
 from shared.ledger.connection import Database
 from shared.ledger.revision import require_revision
@@ -186,6 +186,11 @@ class _PostgresTransaction:
             _CONTRACTS.where(~is_superseded).order_by(_contract.c.source, _contract.c.table_name)
         )
         return [_contract_of(row) for row in rows]
+
+    def known_tables(self) -> list[tuple[str, str]]:
+        query = select(_contract.c.source, _contract.c.table_name).distinct()
+        rows = self._execute(query.order_by(_contract.c.source, _contract.c.table_name))
+        return [(row.source, row.table_name) for row in rows]
 
     def insert_contract(self, contract: ContractVersion) -> bool:
         return self._insert(
@@ -1201,7 +1206,14 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _contract_of(row: Row) -> ContractVersion:
-    return ContractVersion(row.version, row.sha256, from_json(row.document))
+    try:
+        contract = from_json(row.document)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the ledger's contract {row.sha256[:12]}, version {row.version} of its table: {error}; a newer version of "
+            "Esclusa registered it, and this one leaves its table alone"
+        ) from error
+    return ContractVersion(row.version, row.sha256, contract)
 
 
 def _changeable_columns(batch: Batch) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def test_the_latest_contracts_come_by_source_and_table(ledger: Ledger) -> None:
             tx.insert_contract(a_contract(table, source=source, version=version))
 
         found = [(c.contract.source, c.contract.table, c.version) for c in tx.latest_contracts()]
+        known = tx.known_tables()
 
+    assert known == [(source, table) for source, table, _ in found]
     assert found == [
         ("crm", "zebras", 1),
         ("crm", "übersicht", 1),

@@ -52,6 +52,26 @@ def on_the_server(dsn: str, statement: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def test_a_contract_of_a_newer_version_is_refused_by_name_and_keeps_nobody_from_the_other_tables(
+    dsn: str, ledger: PostgresLedger
+) -> None:
+    with ledger.transaction() as tx:
+        tx.insert_contract(a_contract("orders"))
+        tx.insert_contract(a_contract("returns"))
+    on_the_server(
+        dsn,
+        "INSERT INTO esclusa.contract (source, table_name, version, sha256, document) SELECT source, table_name, 2, "
+        "repeat('a', 64), (document::jsonb || '{\"of_next_year\": 1}')::json FROM esclusa.contract WHERE table_name = 'orders'",
+    )
+
+    with ledger.transaction() as tx:
+        with pytest.raises(ConfigurationError, match=r"of_next_year .*a newer version of Esclusa"):
+            tx.latest_contract("shop", "orders")
+        assert tx.contract("shop", "orders", 1) == a_contract("orders")
+        assert tx.latest_contract("shop", "returns") == a_contract("returns")
+        assert tx.known_tables() == [("shop", "orders"), ("shop", "returns")]
+
+
 # ---- locks ---------------------------------------------------------------------------------------------------
 
 
