@@ -232,6 +232,30 @@ def test_a_merge_into_a_table_with_doubles_is_refused(published):
     assert published.rows() == [ANNA, ANNA]
 
 
+@pytest.mark.parametrize("outside", ["Disk Full", "Query cancelled on user's request", "statement timeout"])
+def test_a_proof_that_could_not_be_asked_is_asked_again_later_and_proves_nothing_wrong(
+    client, published, outside
+):
+    client.failures = [("esclusa rows", outside)]
+
+    with pytest.raises(Unavailable, match="prove what was staged"):
+        published.load([ANNA])
+    published.load([ANNA], attempt=2)
+
+    assert published.rows() == [ANNA]
+
+
+@pytest.mark.parametrize("count", [1018, 1023, 40001])
+def test_a_count_that_looks_like_a_code_is_no_conflict(client, published, count):
+    told = f"Invalid digit, Value 'e', Pos 0, Type: Integer, context: esclusa rows {count}"
+    client.failures = [("esclusa rows", told)]
+
+    with pytest.raises(Refused, match=f"expected 1, found {count}") as refusal:
+        published.load([ANNA])
+
+    assert refusal.value.reason is Reason.PROOF_FAILED
+
+
 def test_a_footer_that_measures_other_columns_is_refused_before_anything_is_staged(
     client, published, monkeypatch
 ):

@@ -42,10 +42,14 @@ def _known(pattern: str, told: str) -> _Known:
 
 _CONFLICTS = (
     # Source: Amazon Redshift Developer Guide, "Serializable isolation": ERROR:1023.
-    _known(r"\b1023\b|serializable isolation violation", "serialisation conflict (1023)"),
-    _known(r"could not serialize access|\b40001\b", "serialisation conflict (40001)"),
+    # A number alone may be a count, or a value.
+    _known(r"error:?\s*1023\b|serializable isolation violation", "serialisation conflict (1023)"),
+    _known(r"could not serialize access|sqlstate:?\s*40001\b", "serialisation conflict (40001)"),
     _known(r"deadlock detected|\b40P01\b", "deadlock (40P01)"),
-    _known(r"concurrent transaction|concurrently updated|\b1018\b", "conflict with a concurrent transaction"),
+    _known(
+        r"concurrent transaction|concurrently updated|error:?\s*1018\b",
+        "conflict with a concurrent transaction",
+    ),
 )
 _RIGHTS = (
     _known(r"permission denied", "permission denied"),
@@ -62,8 +66,8 @@ _NEVER_FITS = (
 )
 _OUTSIDE = (
     _known(r"different region|PermanentRedirect|must be addressed using", "the bucket is in another region"),
-    _known(r"416|InvalidRange|invalid version number", "a file is not as long as the manifest says"),
-    _known(r"404|NoSuchKey|does not exist in S3|file not found", "a file of the manifest is not there"),
+    _known(r"\b416\b|InvalidRange|invalid version number", "a file is not as long as the manifest says"),
+    _known(r"\b404\b|NoSuchKey|does not exist in S3|file not found", "a file of the manifest is not there"),
     _known(r"disk full", "the disk is full"),
     _known(r"cancel", "it was cancelled"),
     _known(r"timeout|timed out", "it took too long"),
@@ -73,6 +77,13 @@ _OUTSIDE = (
 def is_conflict(error: StatementFailed) -> bool:
     """Return whether the same again may succeed at once: others were at the same rows."""
     return any(known.pattern.search(error.text) for known in _CONFLICTS)
+
+
+def is_from_outside(error: StatementFailed) -> bool:
+    """Return whether a statement could not be done at all, whatever it looked at."""
+    return error.found is None and any(
+        known.pattern.search(error.text) for known in (*_CONFLICTS, *_RIGHTS, *_OUTSIDE)
+    )
 
 
 def told(statement: Statement, text: str) -> str:

@@ -1,6 +1,11 @@
 """What the failure of a guard means to a batch, and when looking anew helps."""
 
-from services.publisher.redshift.errors import StatementFailed, is_conflict, translated
+from services.publisher.redshift.errors import (
+    StatementFailed,
+    is_conflict,
+    is_from_outside,
+    translated,
+)
 from services.publisher.redshift.plan import Guard
 from services.publisher.redshift.target import Target
 from services.publisher.warehouse import NativeLoad, refuse_burst, target_of
@@ -19,7 +24,9 @@ def is_others_doing(error: StatementFailed) -> bool:
 
 
 def refusal_of(error: StatementFailed, load: NativeLoad, target: Target) -> EsclusaError:
-    """Return what the failure of a guard means, or of anything else."""
+    """Return what the failure of a guard means, or of anything else. What a guard could not be asked for is none."""
+    if is_from_outside(error):
+        return translated(error, where=target.name)
     match error.statement.guard:
         case Guard.PROOF:
             return Refused(Reason.PROOF_FAILED, f"{target.name}: {_difference(error, load, target)}")
