@@ -9,6 +9,7 @@ from lambdas.gate import foreign_file
 from lambdas.sweeper.actions import Action, ActionKind, told
 from lambdas.sweeper.limits import SweepLimits
 from shared import lifecycle
+from shared.compactions import file_of
 from shared.domain.batches import STATES_AT_REST
 from shared.domain.compactions import CompactionState
 from shared.domain.files import (
@@ -137,7 +138,7 @@ class _Origin(Enum):
 def _origin_of(tx: LedgerTransaction, location: Location) -> tuple[_Origin, str]:
     """Say who wrote, or writes, an object that the ledger does not name, also in words."""
     if (compaction_id := compaction_of_key(location.key)) is not None:
-        return _origin_by_compaction(tx, compaction_id)
+        return _origin_by_compaction(tx, compaction_id, location)
     parsed = ParsedKey.of(location.key)
     if parsed is None or parsed.attempt < 1:
         return _Origin.FOREIGN, "by nobody of ours"
@@ -158,10 +159,14 @@ def _origin_of(tx: LedgerTransaction, location: Location) -> tuple[_Origin, str]
     return _Origin.LIVE_ATTEMPT, writer
 
 
-def _origin_by_compaction(tx: LedgerTransaction, compaction_id: str) -> tuple[_Origin, str]:
+def _origin_by_compaction(
+    tx: LedgerTransaction, compaction_id: str, location: Location
+) -> tuple[_Origin, str]:
     compaction = tx.compaction(compaction_id)
     if compaction is None:
         return _Origin.UNKNOWN_ATTEMPT, f"for compaction {compaction_id}, which the ledger does not know"
+    if location != file_of(compaction):
+        return _Origin.FOREIGN, f"by nobody of ours: compaction {compaction.id} writes {file_of(compaction)}"
     writer = f"by compaction {compaction.id} of {compaction.source}.{compaction.table}"
     if compaction.state is CompactionState.WRITING and tx.now() < compaction.lease_until:
         return _Origin.LIVE_ATTEMPT, writer

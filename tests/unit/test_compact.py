@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support.lake_house import LakeHouse
 from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, contract_of
 
+from lambdas.sweeper.actions import ActionKind
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.sweep import sweep
@@ -19,7 +21,7 @@ from services.publisher.rows import read_blocks
 from shared.compactions import CommittedRows, file_of
 from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.contracts import Target
-from shared.domain.files import Area, Location
+from shared.domain.files import Area, Location, compaction_key
 from shared.domain.reasons import Reason
 from shared.domain.retries import RetryPolicy
 from shared.errors import LostLease, Refused, Unavailable
@@ -243,6 +245,18 @@ def test_one_run_deletes_no_more_replaced_files_than_it_may(house):
     assert house.keys() == [file_of(compaction).key]
     with house.ledger.transaction() as tx:
         assert tx.compaction(compaction.id).cleaned_at is not None
+
+
+def test_an_object_that_only_calls_itself_the_file_of_a_compaction_is_set_aside_and_not_deleted(house):
+    publish_all(house)
+    (compaction,) = compact_all(house)
+    key = compaction_key(table="other", day=compaction.day, compaction_id=compaction.id)
+    body = b"whose?"
+    house.store.put(Location(BUCKET, key), body, sha256=sha256(body).hexdigest(), metadata={})
+
+    counts = sweep_after(house, timedelta(days=36_500)).counts
+
+    assert (counts[ActionKind.SET_ASIDE], counts[ActionKind.DELETE_STRAY]) == (1, 0)
 
 
 def test_what_is_being_deleted_cannot_be_undone(house):
