@@ -12,9 +12,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from services.processor.decode import fetch, position_name
+from shared.domain.files import DataFile
 from shared.domain.key_ranges import Interval
 from shared.domain.reasons import Reason
-from shared.errors import Refused
+from shared.errors import ObjectNotFound, Refused
 from shared.ports import ObjectStore
 from shared.stage import Assignment
 
@@ -50,7 +51,7 @@ class CarriedFrames:
         folder = self._folder / "carried"
         folder.mkdir()
         for file in sorted(carried.files, key=lambda file: file.part):
-            path = fetch(file, store=self._store, folder=folder)
+            path = self._fetch(file, folder)
             with pq.ParquetFile(path) as parquet:
                 for index in range(parquet.num_row_groups):
                     group = parquet.read_row_group(index)
@@ -59,6 +60,18 @@ class CarriedFrames:
                     self.row_count += rows.height
                     yield rows, parquet.metadata.row_group(index).total_byte_size
             path.unlink()
+
+    def _fetch(self, file: DataFile, folder: Path) -> Path:
+        try:
+            return fetch(file, store=self._store, folder=folder)
+        except ObjectNotFound as error:
+            # The ledger knows nothing of it, so every batch to come would be compared with that one as well.
+            raise Refused(
+                Reason.OBJECT_MISSING,
+                f"batch {self._assignment.batch.id}: unchanged rows are to be taken over from {error}; restore the object "
+                "and replay, or change key_ranges.rows_per_range of the table, enqueue and replay: under a new contract "
+                "everything is read",
+            ) from None
 
 
 def _is_read_anew(name: str, intervals: tuple[Interval, ...]) -> pl.Expr:

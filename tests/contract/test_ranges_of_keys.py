@@ -17,6 +17,8 @@ from services.processor.process import process
 from shared.domain.contracts import Column, KeyRanges, QuarantineLimits, TableContract
 from shared.domain.files import FileFormat
 from shared.domain.key_ranges import CellSums, Interval, KeySpan, KnownCells, RangeReading
+from shared.domain.reasons import Reason
+from shared.errors import Refused
 from shared.lifecycle import CarriedRows
 from shared.object_store.memory import MemoryObjectStore
 from shared.secrets.memory import MemorySecrets
@@ -236,3 +238,22 @@ def test_a_table_of_sqlite_whose_keys_are_other_than_declared_is_read_whole(
 
     assert counts["rows_rejected"] == 2
     assert sorted(found) == [(number, "c" if number == 9 else "a") for number in range(1, 41)]
+
+
+def test_rows_that_cannot_be_taken_over_hold_the_batch_and_the_cure_is_told(tmp_path: Path) -> None:
+    source = by_sqlalchemy(SqliteDatabase(tmp_path / "source.db"))
+    make_customers(source)
+    kept = Snapshots(source, ranged(source))
+    source.run("INSERT INTO customers VALUES (1), (2)")
+    kept.take()
+    assert kept.carried is not None
+
+    for file in kept.carried.files:
+        kept.store.delete(file.location)
+    with pytest.raises(Refused, match="rows_per_range") as unknown:
+        kept.take()
+    kept.carried = replace(kept.carried, files=())
+    with pytest.raises(Refused, match="are gone; replay it") as known:
+        kept.take()
+
+    assert unknown.value.reason is known.value.reason is Reason.OBJECT_MISSING
