@@ -14,7 +14,7 @@ DEFAULT_DEADLINE = timedelta(minutes=10)
 CONNECTIONS_OF_AN_EXTRACT = 2
 #: What everybody else together leaves to batches, and batches to everybody else: none holds the other up for good.
 CONNECTIONS_LEFT_TO_BATCHES = CONNECTIONS_OF_AN_EXTRACT
-CONNECTIONS_LEFT_TO_VISITS = 1
+CONNECTIONS_LEFT_TO_VISITS = 2
 
 #: So many extract attempts in a row that failed or died open the breaker.
 FAILURES_THAT_OPEN = 3
