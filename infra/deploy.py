@@ -223,7 +223,10 @@ def carry_out(
     with _refusals_told(name):
         client.execute_change_set(StackName=name, ChangeSetName=change_set.name)
     failures: list[str] = []
+    seen_before = len(seen)
     for pause in _pauses(name):
+        # Until its first event a stack may still tell how the change before ended.
+        has_begun = len(seen) > seen_before
         # The state before the events: of a state at rest no event is missing then.
         status = _status(client, name)
         for key, event in _events(client, name).items():
@@ -231,10 +234,10 @@ def carry_out(
                 seen.add(key)
                 on_event(event)
                 failures += _failure(event)
-        if status in _SUCCEEDED and not failures:
+        if has_begun and status in _SUCCEEDED and not failures:
             log.info("stack_deployed", stack=name, status=status)
             return
-        if status is None or _is_at_rest(status):
+        if status is None or (has_begun and _is_at_rest(status)):
             told = "; ".join([*_validations(client, name), *failures]) or f"it ended as {status}"
             raise ConfigurationError(f"stack {name} failed: {told}")
         time.sleep(pause)
