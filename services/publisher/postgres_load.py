@@ -122,7 +122,8 @@ def _stage(cursor: Cursor, load: NativeLoad, target: TargetTable, *, store: Obje
                 in_files.add(block)
                 copy.write(as_csv(block))
     prove(target, "staged rows", expected=load.record_count, found=count(cursor, statements.COUNT_STAGED))
-    staged = one(cursor, statements.measure_stage(target, numbers=in_files.numbers))
+    questions = statements.measure_stage(target, numbers=in_files.numbers)
+    staged = [answer for question in questions for answer in one(cursor, question)]
     in_files.refuse_difference(staged, where=f"{target.name}: batch {load.batch_id}")
     cursor.execute(statements.ANALYZE_STAGE)
     if target.key and (null_keys := count(cursor, statements.count_null_keys(target))):

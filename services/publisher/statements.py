@@ -349,15 +349,20 @@ ANALYZE_STAGE = f"ANALYZE {STAGE}"
 DROP_STAGE = f"DROP TABLE IF EXISTS {STAGE}"
 
 
-def measure_stage(target: TargetTable, *, numbers: Collection[str]) -> str:
-    """Count the values of each column, and of the numbers tell sum, minimum and maximum as text."""
+def measure_stage(target: TargetTable, *, numbers: Collection[str]) -> list[str]:
+    """
+    Count the values of each column, and of the numbers tell sum, minimum and maximum as text.
+
+    One answer holds no more than PostgreSQL's 1,664 columns, so wide tables are asked several times.
+    """
     answers = []
     for column in target.columns:
         answers.append(f"count({column.quoted})")
         if column.name in numbers:
             # The sum of bigint is numeric: nothing overflows.
             answers += [f"{function}({column.quoted})::text" for function in ("sum", "min", "max")]
-    return f"SELECT {', '.join(answers)} FROM {STAGE}"
+    asked = (answers[start : start + MAX_COLUMNS] for start in range(0, len(answers), MAX_COLUMNS))
+    return [f"SELECT {', '.join(some)} FROM {STAGE}" for some in asked]
 
 
 def delete_older_versions(target: TargetTable) -> str:

@@ -6,14 +6,24 @@ from typing import Any
 
 import psycopg
 from support.journey import Journey
-from support.ledger_rows import BUCKET, NOON, a_batch, a_foreign_file, a_raw_file, add_batch
+from support.ledger_rows import (
+    BUCKET,
+    NOON,
+    a_batch,
+    a_final_file,
+    a_foreign_file,
+    a_raw_file,
+    add_batch,
+)
 from support.ledgers import postgres_ledger
 
 from lambdas.sweeper.actions import ActionKind
 from lambdas.sweeper.limits import SweepLimits
 from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.sweep import sweep
+from shared.compactions import file_of
 from shared.domain.batches import BatchState, Stage
+from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.files import Area, Location, raw_key
 from shared.domain.retries import RetryPolicy
 from shared.ledger.postgres import PostgresLedger
@@ -95,6 +105,26 @@ def _swept(
     )
 
 
+def an_undone_compaction() -> Compaction:
+    """A compaction whose own file may go."""
+    return Compaction(
+        id=f"c{1:024x}",
+        source="shop",
+        table="orders",
+        bucket=BUCKET,
+        day="2026-11-22",
+        contract_version=1,
+        state=CompactionState.UNDONE,
+        batches=(),
+        begun_at=LONG_AGO,
+        lease_until=LONG_AGO,
+        decided_at=LONG_AGO,
+        shown_at=LONG_AGO,
+        delete_after=LONG_AGO,
+        detail="",
+    )
+
+
 def _one_of_each_kind(journey: Journey, store: MemoryObjectStore) -> None:
     """Bring about something to do of every kind."""
     journey.plan()
@@ -113,6 +143,16 @@ def _one_of_each_kind(journey: Journey, store: MemoryObjectStore) -> None:
         add_batch(tx, a_batch("asleep", planned_at=LONG_AGO))
         add_batch(tx, a_batch("deferred", woken_at=None))
         tx.insert_file(a_raw_file(add_batch(tx, leftover)))
+        undone = an_undone_compaction()
+        tx.insert_compaction(undone)
+        unread = replace(
+            a_final_file(leftover),
+            location=file_of(undone),
+            batch_id=None,
+            compaction_id=undone.id,
+            attempt=0,
+        )
+        tx.insert_file(unread)
         tx.insert_file(a_foreign_file("quarantine/expired", area=Area.QUARANTINE, recorded_at=LONG_AGO))
     stray = raw_key(Area.TMP, table="orders", batch_id=leftover.id, attempt=1, part=9)
     unknown = raw_key(Area.TMP, table="orders", batch_id=leftover.id, attempt=7, part=0)

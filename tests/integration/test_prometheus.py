@@ -260,7 +260,11 @@ def test_each_process_of_a_worker_counts_for_itself(scene: Scene) -> None:
 
 
 def test_the_spans_of_a_task_leave_its_process_in_the_trace_of_its_batch(scene: Scene) -> None:
-    wait_until(lambda: len(scene.collector.spans) >= 13, what="the spans of three attempts have left")
+    wait_until(
+        lambda: len(scene.collector.spans) >= 13,
+        timeout_seconds=100,
+        what="the spans of three attempts have left",
+    )
 
     assert scene.collector.services == {"metered"}
     for slot, names in {

@@ -26,7 +26,7 @@ def assert_clean_at_rest(fleet: SmallFleet, *sources: str) -> None:
         until(lambda source=source: not _disagreements(fleet, source), what=f"ledger and bucket of {source}")
         _assert_windows_tile(fleet, source)
     with fleet.fleet.ledger.transaction() as tx:
-        batches = tx.batches()
+        batches = [batch for source in sources for batch in tx.batches(source=source)]
         assert {batch.id: str(batch.state) for batch in batches if batch.state not in FINAL_STATES} == {}
         for batch in batches:
             assert faults_of(tx, batch) == []
