@@ -62,8 +62,13 @@ def test_the_main_job_runs_scaled_and_outlives_the_death_of_a_container(fleet: C
     found = {table["table"]: table for table in fleet.compare() or []}
     assert found["shop.orders"]["warehouse_row_count"] > ORDERS * 0.9  # some are marked as deleted
     assert found["crm.contacts"]["warehouse_row_count"] >= 5_000
+    # The lease of the dead one has to end, and a sweep to come.
+    wait_until(
+        lambda: fleet.esclusa("why", batch_id)["batch"]["state"] == "published",
+        what="the batch of the killed container to be published",
+        within_seconds=SETTLED_WITHIN_SECONDS,
+    )
     killed = fleet.esclusa("why", batch_id)
-    assert killed["batch"]["state"] == "published"
     assert len([attempt for attempt in killed["attempts"] if attempt["stage"] == "extract"]) > 1
 
     # Whatever stood in a container and not in a volume is gone now.

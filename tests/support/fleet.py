@@ -79,13 +79,14 @@ def until(
 
 
 SAMPLE_SOURCES = Path(__file__).parents[2] / "sources"
+SAMPLES = ("shop.yaml", "crm.yaml")
 
 
 @contextmanager
 def sample_sources(directory: Path, *, every: str) -> Iterator[Path]:
     """Copy the sample sources into a new directory, with windows that are short, so that tests are."""
     directory.mkdir()
-    for name in ("shop.yaml", "crm.yaml"):
+    for name in SAMPLES:
         text = (SAMPLE_SOURCES / name).read_text()
         assert "every: 10s" in text
         (directory / name).write_text(

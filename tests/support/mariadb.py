@@ -91,7 +91,8 @@ class MariaDbServer:
     def _install(self) -> None:
         command = [_binary("mariadb-install-db"), *self._options(), "--skip-test-db"]
         command.append("--auth-root-authentication-method=normal")
-        subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_SECONDS)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
     def _options(self) -> list[str]:
         return [
