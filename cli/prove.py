@@ -52,7 +52,8 @@ def prove(
     start: FromOption = None,
     end: ToOption = None,
     is_all: Annotated[
-        bool, typer.Option("--all", help="Compare every table. This is what cron runs.")
+        bool,
+        typer.Option("--all", help="Compare every table that is still expected. This is what cron runs."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +69,7 @@ def prove(
     fleet = connections_of(context).fleet()
     with fleet.ledger.transaction() as tx:
         now = tx.now()
-    chosen = choose_tables(fleet.ledger, table=table, source=source)
+    chosen = choose_tables(fleet.ledger, table=table, source=source, only_expected=True)
     from reconciliation.reading import Places
 
     span = span_of(start, end, now=now)

@@ -61,7 +61,9 @@ def recount(
     ] = None,
     start: FromOption = None,
     end: ToOption = None,
-    is_all: Annotated[bool, typer.Option("--all", help="Count every table. This is what cron runs.")] = False,
+    is_all: Annotated[
+        bool, typer.Option("--all", help="Count every table that is still expected. This is what cron runs.")
+    ] = False,
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell which windows gained rows, and plan and note nothing.")
     ] = False,
@@ -82,7 +84,7 @@ def recount(
     with fleet.ledger.transaction() as tx:
         now = tx.now()
     span = span_of(last or start, end, now=now)
-    chosen = choose_tables(fleet.ledger, table=table, source=source)
+    chosen = choose_tables(fleet.ledger, table=table, source=source, only_expected=True)
     outcomes = [_recount_one(*name, fleet=fleet, span=span, is_dry_run=is_dry_run) for name in chosen]
     if is_all and not is_dry_run:
         with fleet.ledger.transaction() as tx:

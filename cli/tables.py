@@ -40,9 +40,13 @@ def span_of(start: Moment | None, end: Moment | None, *, now: datetime) -> "Span
     return Span(start.seen_from(now) if start else None, end.seen_from(now) if end else None)
 
 
-def choose_tables(ledger: Ledger, *, table: str | None, source: str | None) -> list[tuple[str, str]]:
+def choose_tables(
+    ledger: Ledger, *, table: str | None, source: str | None, only_expected: bool = False
+) -> list[tuple[str, str]]:
     """
     Return the tables that the ledger knows, by source and name.
+
+    `only_expected`: where no table is named, without those that nothing is expected of any more. Their source may be gone.
 
     Raises:
         NotFound: if the ledger knows none such.
@@ -50,11 +54,12 @@ def choose_tables(ledger: Ledger, *, table: str | None, source: str | None) -> l
     """
     with ledger.transaction() as tx:
         known = tx.known_tables()
+        expected = {(item.source, item.table) for item in tx.expectations()}
     known = [name for name in known if source in {None, name[0]}]
     if table is None:
         if not known and source is not None:
             raise NotFound(f"source {source!r}: the ledger knows no table of it")
-        return known
+        return [name for name in known if not only_expected or name in expected]
     found = [name for name in known if table in {name[1], ".".join(name)}]
     if not found:
         raise NotFound(f"table {table!r}: the ledger knows none of that name; `esclusa status` lists them")

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from support.fleet import SAMPLES, SmallFleet, find_free_block, sample_sources
+from support.fleet import SmallFleet, find_free_block, sample_sources
 
 from local.processes import Home
 
@@ -30,10 +30,7 @@ def fleet(whole_fleet: SmallFleet, request: pytest.FixtureRequest) -> Iterator[S
     if request.node.stash.get(HAS_FAILED, False):
         print(whole_fleet.ends_of_logs())
     # The next test's fleet has the sample sources alone, however this one ended.
-    for file in whole_fleet.sources.glob("*.yaml"):
-        if file.name not in SAMPLES:
-            file.unlink()
-    whole_fleet.repair()
+    whole_fleet.back_to_samples()
 
 
 HAS_FAILED = pytest.StashKey[bool]()

@@ -24,7 +24,6 @@ from support.mariadb import MariaDbServer
 from support.needs import require_odbc_driver
 
 from shared.domain.batches import STATES_AT_REST, BatchState
-from shared.planning import retire_source
 
 SECONDS = float(os.environ.get("WRITERS_SECONDS") or 20)
 OPEN = frozenset(BatchState) - STATES_AT_REST
@@ -160,7 +159,6 @@ def test_postgresql_loses_and_doubles_nothing(fleet: SmallFleet) -> None:
         with psycopg.connect(dsn) as connection:
             there = connection.execute("SELECT id, value, changed FROM accounts ORDER BY id").fetchall()
         assert fleet.warehouse("SELECT id, value, changed FROM ledgers.accounts ORDER BY id") == there
-    retire_source("ledgers", ledger=fleet.fleet.ledger)
 
 
 def test_mariadb_over_odbc_loses_and_doubles_nothing(
@@ -202,7 +200,6 @@ def test_mariadb_over_odbc_loses_and_doubles_nothing(
         mariadb_server.rows("SELECT id, value, changed FROM accounts ORDER BY id", database=database.schema)
     )
     assert fleet.warehouse("SELECT id, value, changed FROM books.accounts ORDER BY id") == there
-    retire_source("books", ledger=fleet.fleet.ledger)
 
 
 def lead(fleet: SmallFleet, source: str, writers: Writers) -> None:

@@ -7,7 +7,6 @@ from support.fleet import SmallFleet, until
 
 from cli.output import ExitCode
 from shared.domain.batches import BatchState
-from shared.planning import retire_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -101,4 +100,3 @@ def test_what_is_read_in_bulk_arrives_once_and_a_backfill_mends_what_no_cursor_t
         ]
         assert fleet.warehouse("SELECT count(*) FROM bulky.readings") == [(2000,)]
         assert run_command("prove", "bulky.readings", "--json").exit_code == ExitCode.OK
-    retire_source("bulky", ledger=fleet.fleet.ledger)

@@ -12,6 +12,7 @@ from cli.prove import SCHEDULED_PART
 from shared.domain.contracts import PublishMode
 from shared.domain.proofs import Proof
 from shared.ledger.memory import MemoryLedger
+from shared.planning import retire_source
 
 
 @pytest.fixture
@@ -125,6 +126,17 @@ def test_all_tables_are_compared_and_the_run_is_recorded(shop):
     assert ended.exit_code == ExitCode.OK
     assert [table["table"] for table in ended.document["tables"]] == ["orders"]
     assert last_run is not None
+
+
+def test_a_source_that_was_retired_is_compared_only_if_it_is_named(shop):
+    shell = shell_at(shop)
+    retire_source("shop", ledger=shop.ledger)
+
+    every, one = shell.run("prove", "--all", "--json"), shell.run("prove", "orders")
+
+    assert every.document["tables"] == []
+    assert (every.exit_code, one.exit_code) == (ExitCode.OK, ExitCode.OK)
+    assert len(proofs_of(shop)) == 2
 
 
 def test_a_side_that_does_not_answer_ends_with_3_and_records_nothing(shop):

@@ -21,6 +21,7 @@ from shared.domain.contracts import Cursor, PublishMode, SourceKind
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import PlannedWindow, Window, slot_of
 from shared.errors import SourceUnavailable
+from shared.planning import retire_source
 
 ONCE = RetryPolicy(1, timedelta(0), timedelta(0))
 
@@ -362,6 +363,16 @@ def test_the_command_says_what_is_read_again_and_sends_it_on_its_way(shop):
     with shop.ledger.transaction() as tx:
         assert tx.last_run(SCHEDULED_PART) is not None
         assert tx.pending_message_count() == 0
+
+
+def test_a_source_that_was_retired_is_not_asked_for_all_tables(shop):
+    retire_source("shop", ledger=shop.ledger)
+    shop.insert((5, "late", "5", hour(1.75)))
+
+    ended = shell_at(shop).run("recount", "--all", "--json")
+
+    assert ended.document["tables"] == []
+    assert ended.exit_code == ExitCode.OK
 
 
 def test_the_document_tells_the_windows_that_gained_rows(shop):

@@ -36,7 +36,7 @@ from shared.domain.files import Area, DataFile, Location
 from shared.errors import ConfigurationError, Unavailable
 from shared.fleet import Fleet
 from shared.lifecycle import GATE_QUEUES, replay
-from shared.planning import register_contract
+from shared.planning import register_contract, retire_source
 from shared.settings import FleetSettings
 
 SMALL_SHOP = ShopSize(customers=300, products=30, orders=2000)
@@ -229,6 +229,17 @@ class SmallFleet:
     def write_source(self, name: str, text: str) -> None:
         """Write a source file beside the others."""
         (self.sources / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    def back_to_samples(self) -> None:
+        """Bring back what was killed, and expect nothing of sources that a test added."""
+        for file in self.sources.glob("*.yaml"):
+            if file.name not in SAMPLES:
+                file.unlink()
+        self.repair()
+        with self.fleet.ledger.transaction() as tx:
+            expected = {item.source for item in tx.expectations()}
+        for source in expected - {Path(name).stem for name in SAMPLES}:
+            retire_source(source, ledger=self.fleet.ledger)
 
     # ---- moving rows ---------------------------------------------------------------------------------------
 

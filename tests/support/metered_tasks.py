@@ -15,6 +15,7 @@ from shared.lifecycle import StageResult
 from shared.messages import EXTRACT_TASK
 from shared.settings import FleetSettings
 from shared.stage import Assignment
+from shared.telemetry.tracing import flush_spans
 from shared.work import do_stage
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ def work(assignment: Assignment) -> StageResult:
         case "raise":
             raise ValueError("alice@example.com is no number")
         case "die":
+            flush_spans()  # those of the batches that this process has done
             os.kill(os.getpid(), signal.SIGKILL)
     return StageResult(counts={"rows_read": 3, "rows_written": 2, "rows_outside_window": 1})
 

@@ -27,6 +27,7 @@ from shared.bulk import BulkRun, plan_backfill
 from shared.domain.batches import Batch, BatchState, Stage, batch_id
 from shared.domain.contracts import Column, Cursor, Publishing, PublishMode, TableContract
 from shared.domain.files import Area
+from shared.domain.progress import Expectation
 from shared.domain.retries import RetryPolicy
 from shared.domain.windows import (
     INITIAL_SLOT,
@@ -95,6 +96,10 @@ class Travelled:
         self._queues = MemoryQueues()
         self.catalog = MemoryCatalog()
         self.execute(CREATE_ORDERS)
+        hour = timedelta(hours=1)
+        with self.ledger.transaction() as tx:
+            name = (self.contract.source, self.contract.table)
+            tx.save_expectation(Expectation(*name, every=hour, expected_by=hour, since=tx.now()))
 
     # ---- the source and the warehouse ----------------------------------------------------------------------
 
