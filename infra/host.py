@@ -15,6 +15,7 @@ import yaml
 from infra.plan import AUDITOR, PLANNER, UPKEEP
 from shared.celery_sqs.settings import WorkerSettings
 from shared.errors import ConfigurationError
+from shared.telemetry.settings import MetricsSettings
 
 #: Source: Amazon EC2 User Guide, "Run commands when you launch an EC2 instance with user data input".
 MAX_USER_DATA_BYTES: Final = 16 * 1024
@@ -115,8 +116,22 @@ def _aws_config(host: Host) -> str:
 
 def _service(host: Host, service: str) -> str:
     role, image, options = SERVICES[service]
-    values = {"IMAGE": f"{host.registry}/{image}:{host.tag}", "ROLE": role, "OPTIONS": options}
+    values = {
+        "IMAGE": f"{host.registry}/{image}:{host.tag}",
+        "ROLE": role,
+        "OPTIONS": options,
+        "FIRST_METRICS_PORT": str(_first_metrics_port(host, service)),
+    }
     return _lines({name: shlex.quote(value) for name, value in values.items()})
+
+
+def _first_metrics_port(host: Host, service: str) -> int:
+    """Return the port of a service's first worker: on the host's network each needs one of its own. 0: no metrics."""
+    default = MetricsSettings.model_fields["metrics_port"].default
+    first = int(host.environment.get("ESCLUSA_METRICS_PORT", default))
+    services = list(SERVICES)
+    before = services[: services.index(service)]
+    return first and first + sum(host.counts.get(other, 0) for other in before)
 
 
 # Cron and systemd give their programs no home to look for it.
@@ -166,8 +181,10 @@ _RUN_SERVICE: Final = f"""\
 . "/etc/esclusa/services/${{1%-*}}"
 export DOCKER_CONFIG={_DOCKER_CONFIG}
 # The driver `local` keeps some 100 MB for each container; Docker's own choice would fill the disk.
+port=0
+if [ "$FIRST_METRICS_PORT" -ne 0 ]; then port=$((FIRST_METRICS_PORT + ${{1##*-}} - 1)); fi
 exec docker run --rm --name "esclusa-$1" --log-driver local {_HARDENED} {_SETTINGS} \\
-  --env AWS_PROFILE="$ROLE" $OPTIONS "$IMAGE"
+  --env ESCLUSA_METRICS_PORT="$port" --env AWS_PROFILE="$ROLE" $OPTIONS "$IMAGE"
 """
 
 

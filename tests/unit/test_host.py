@@ -87,6 +87,26 @@ def test_a_service_runs_in_its_own_role_without_rights_on_the_host(
     assert ("--tmpfs" in words) == (role == "extractor")
 
 
+def test_each_worker_of_the_host_tells_its_metrics_at_a_port_of_its_own(tmp_path: Path) -> None:
+    told = [
+        next(word for word in words if word.startswith("ESCLUSA_METRICS_PORT="))
+        for instance in ("extractor-1", "extractor-2", "processor-1")
+        for words in [run_script(tmp_path, "/usr/local/bin/esclusa-service", instance)]
+    ]
+
+    assert told == [f"ESCLUSA_METRICS_PORT={port}" for port in (9464, 9465, 9466)]
+
+
+@pytest.mark.parametrize(("setting", "port"), [("0", 0), ("20000", 20002)])
+def test_the_setting_of_the_port_of_metrics_holds_for_the_first_worker_and_0_for_all(
+    setting: str, port: int
+) -> None:
+    host = replace(HOST, environment={**HOST.environment, "ESCLUSA_METRICS_PORT": setting})
+    files = {file["path"]: file["content"] for file in yaml.safe_load(user_data(host))["write_files"]}
+
+    assert f"FIRST_METRICS_PORT={port}\n" in files["/etc/esclusa/services/processor"]
+
+
 def test_what_runs_away_takes_its_container_down_and_neither_memory_nor_disk_of_the_host(
     tmp_path: Path,
 ) -> None:
