@@ -32,7 +32,7 @@ from cli.findings import (
     ok,
     skewed,
 )
-from infra.matrix import LEDGER
+from infra.matrix import CERTIFICATES, LEDGER
 from infra.plan import AUDITOR, OPERATOR, UPKEEP, WORKER_QUEUES
 from shared.deadline import within
 from shared.errors import EsclusaError
@@ -101,7 +101,9 @@ def _looks(patient: Patient) -> Iterator[tuple[str, Look]]:
 
 def _references(patient: Patient) -> list[str]:
     may = patient.lines.get("secretsmanager:GetSecretValue", ())
-    references = [patient.fleet.settings.ledger_dsn] if LEDGER in may else []
+    settings = patient.fleet.settings
+    references = [settings.ledger_dsn] if LEDGER in may else []
+    references += [settings.ca_certificates] if settings.ca_certificates and CERTIFICATES in may else []
     for source in patient.catalog.sources:
         origin = source.tables[0].origin
         references += origin.connection_references if patient.role in READ_SOURCES else ()

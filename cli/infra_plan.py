@@ -76,6 +76,8 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
 
     watcher, publisher = WatcherSettings(), PublisherSettings()
     _require_kept_in_aws("ESCLUSA_LEDGER_DSN", fleet.ledger_dsn)
+    if fleet.ca_certificates:
+        _require_kept_in_aws("ESCLUSA_CA_CERTIFICATES", fleet.ca_certificates)
     if publisher.warehouse is WarehouseKind.POSTGRES:
         _require_kept_in_aws("ESCLUSA_WAREHOUSE_DSN", publisher.warehouse_dsn)
     if infra.max_receive_count <= fleet.max_attempts:
@@ -86,6 +88,7 @@ def _plan(fleet: "FleetSettings", infra: "InfraSettings") -> "Plan":
     return Plan(
         prefix=fleet.bucket_prefix,
         ledger_dsn=fleet.ledger_dsn,
+        ca_certificates=fleet.ca_certificates,
         warehouse_dsn=publisher.warehouse_dsn,
         code=PackagedCode(_code_bucket(infra), code_key(infra.code_file)),
         kms_key_arn=infra.kms_key_arn,

@@ -101,6 +101,7 @@ def _environment(plan: Plan, function: str) -> Template:
         "ESCLUSA_DEPLOYMENT": plan.deployment,
         "ESCLUSA_REGION": {"Ref": "AWS::Region"},
         "ESCLUSA_LEDGER_DSN": plan.ledger_dsn,
+        **({"ESCLUSA_CA_CERTIFICATES": plan.ca_certificates} if plan.ca_certificates else {}),
         "ESCLUSA_BUCKET_PREFIX": plan.prefix,
         "ESCLUSA_QUEUE_URLS": {"Fn::Sub": "{" + urls + "}"},
         **dict(plan.environment),

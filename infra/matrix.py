@@ -35,8 +35,16 @@ OF_ANOTHER_BUCKET = "objects of another bucket"
 QUEUES: Final = tuple(str(queue) for queue in QueueName)
 DEAD_LETTERS: Final = tuple(f"{queue}-dlq" for queue in QueueName)
 FAILED_CALLS = "failed-calls"
-LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS, WEBHOOK, OTHER_SECRET = (
-    *("ledger", "warehouse", "connections of sources", "mask keys", "alarm webhook", "any other secret"),
+LEDGER, CERTIFICATES, WAREHOUSE, CONNECTIONS, MASK_KEYS, WEBHOOK, OTHER_SECRET = (
+    *(
+        "ledger",
+        "certificates",
+        "warehouse",
+        "connections of sources",
+        "mask keys",
+        "alarm webhook",
+        "any other secret",
+    ),
 )
 OUR_TABLES, OTHER_TABLES = "tables of our databases", "tables of other databases"
 
@@ -44,7 +52,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "object": (*OBJECTS, OF_ANOTHER_BUCKET),
     "bucket": ("our buckets", "another bucket"),
     "queue": (*QUEUES, *DEAD_LETTERS, FAILED_CALLS, "another queue"),
-    "secret": (LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS, WEBHOOK, OTHER_SECRET),
+    "secret": (LEDGER, CERTIFICATES, WAREHOUSE, CONNECTIONS, MASK_KEYS, WEBHOOK, OTHER_SECRET),
     "table": (OUR_TABLES, OTHER_TABLES),
     "key": ("the key of the buckets", "another key"),
     "topic": ("the topic of alarms", "another topic"),
@@ -153,7 +161,7 @@ def _gate(own: str, then: str | None = None) -> Lines:
     let_on: Lines = {"s3:PutObject": (then,)} if then else {}
     return {
         **_LOG,
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **_consumes(f"gate-{own.rstrip('/')}"),
         **_LIST,
@@ -182,7 +190,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
     "gate-final": _gate(_FINAL),
     "cleaner": {
         **_LOG,
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **_consumes("clean"),
         **_LIST,
@@ -193,7 +201,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
     },
     "sweeper": {
         **_LOG,
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         "sqs:SendMessage": (*QUEUES, FAILED_CALLS),
         **_LIST,
         "s3:ListBucketMultipartUploads": _BUCKETS,
@@ -202,14 +210,14 @@ MATRIX: Final[Mapping[str, Lines]] = {
     },
     "watcher": {
         **_LOG,
-        **_secrets(LEDGER, WEBHOOK),
+        **_secrets(LEDGER, CERTIFICATES, WEBHOOK),
         "sqs:SendMessage": (FAILED_CALLS,),
         "sqs:GetQueueAttributes": _EACH_QUEUE,
         "sqs:GetQueueUrl": _EACH_QUEUE,
         "sns:Publish": ("the topic of alarms",),
     },
     "extractor": {
-        **_secrets(LEDGER, CONNECTIONS, MASK_KEYS),
+        **_secrets(LEDGER, CERTIFICATES, CONNECTIONS, MASK_KEYS),
         **_SEND,
         **_consumes("extract", "backfill"),
         **_LIST,
@@ -219,7 +227,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_WRITE_KEY,
     },
     "processor": {
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **_consumes("process"),
         **_LIST,
@@ -229,7 +237,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_WRITE_KEY,
     },
     "publisher": {
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **_consumes("publish"),
         **_LIST,
@@ -240,21 +248,21 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_WAREHOUSE,
         "redshift-data:BatchExecuteStatement": ("our workgroup",),
     },
-    "planner": {**_secrets(LEDGER, CONNECTIONS), **_SEND},
+    "planner": {**_secrets(LEDGER, CERTIFICATES, CONNECTIONS), **_SEND},
     "auditor": {
-        **_secrets(LEDGER, CONNECTIONS, MASK_KEYS),
+        **_secrets(LEDGER, CERTIFICATES, CONNECTIONS, MASK_KEYS),
         **_LIST,
         "s3:GetObject": (_FINAL,),
         **_READ_KEY,
         **_WAREHOUSE,
     },
     "exporter": {
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         "sqs:GetQueueAttributes": _EACH_QUEUE,
         "sqs:GetQueueUrl": _EACH_QUEUE,
     },
     "operator": {
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **{action: _EACH_QUEUE for action in ACTIONS if action.startswith("sqs:") and "Send" not in action},
         **_LIST,
@@ -262,7 +270,7 @@ MATRIX: Final[Mapping[str, Lines]] = {
         **_READ_KEY,
     },
     "upkeep": {
-        **_secrets(LEDGER),
+        **_secrets(LEDGER, CERTIFICATES),
         **_SEND,
         **_LIST,
         "s3:GetObject": (_FINAL, FOR_COPY),
@@ -281,15 +289,15 @@ _WITHOUT_REDSHIFT: Lines = {action: () for action in ACTIONS if action.startswit
 #: The lines that are others with a warehouse in PostgreSQL: its DSN is a secret, and there is nothing to fetch by COPY.
 IN_POSTGRES: Final[Mapping[str, Lines]] = {
     "publisher": {
-        **_secrets(LEDGER, WAREHOUSE),
+        **_secrets(LEDGER, CERTIFICATES, WAREHOUSE),
         "s3:GetObject": (_FINAL,),
         "s3:PutObject": (),
         "kms:GenerateDataKey": (),
         **_WITHOUT_REDSHIFT,
     },
-    "auditor": {**_secrets(LEDGER, WAREHOUSE, CONNECTIONS, MASK_KEYS), **_WITHOUT_REDSHIFT},
+    "auditor": {**_secrets(LEDGER, CERTIFICATES, WAREHOUSE, CONNECTIONS, MASK_KEYS), **_WITHOUT_REDSHIFT},
     "upkeep": {
-        **_secrets(LEDGER, WAREHOUSE),
+        **_secrets(LEDGER, CERTIFICATES, WAREHOUSE),
         "s3:GetObject": (_FINAL,),
         "s3:PutObject": (_FINAL,),
         "s3:AbortMultipartUpload": (_FINAL,),

@@ -91,6 +91,8 @@ class Plan:
     #: Reference to the DSN of a warehouse in PostgreSQL, which only publisher, auditor and upkeep may read; else empty.
     warehouse_dsn: str
     code: InlineCode | PackagedCode
+    #: Reference to the certificates that database servers are checked against; empty: none but the system's.
+    ca_certificates: str = ""
     #: `local` or `aws`, see `shared.settings.Deployment`.
     deployment: str = "aws"
     #: Encrypts the buckets; None: a key that the shared stack makes, and keeps when it goes.
@@ -123,3 +125,8 @@ class Plan:
     alarm_webhook_key: str | None = None
     #: More settings of the Lambdas, by environment variable.
     environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ledger_references(self) -> list[str]:
+        """What whoever speaks to the ledger has to read: its DSN, and the certificates that its server is checked against."""
+        return [reference for reference in (self.ledger_dsn, self.ca_certificates) if reference]

@@ -54,7 +54,7 @@ _ENCRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
 def function_statements(plan: Plan, function: str, *, key: Any) -> list[Statement]:
     """Return what a Lambda may do, beside sending what the outbox holds. `key`: the ARN of the buckets' key."""
     prefix = plan.prefix
-    references = [plan.ledger_dsn]
+    references = plan.ledger_references
     if function == WATCHER:
         references += [text for text in (plan.alarm_webhook_url, plan.alarm_webhook_key) if text]
     own = [_logs(prefix, function), *secret_statements(references)]
@@ -91,7 +91,7 @@ def function_statements(plan: Plan, function: str, *, key: Any) -> list[Statemen
 def service_statements(plan: Plan, role: str, *, key: Any) -> list[Statement]:
     """Return what a service may do, beside sending what the outbox holds and reading secrets of sources."""
     prefix = plan.prefix
-    own = secret_statements([plan.ledger_dsn])
+    own = secret_statements(plan.ledger_references)
     if role in WORKER_QUEUES:
         own.append(_consume(prefix, *WORKER_QUEUES[role]))
     match role:
@@ -168,7 +168,7 @@ def operator_statements(plan: Plan, *, key: Any) -> list[Statement]:
     look = _look_into_queues(prefix)
     handle = ["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:PurgeQueue"]
     return [
-        *secret_statements([plan.ledger_dsn]),
+        *secret_statements(plan.ledger_references),
         *outbox_statements(prefix),
         {**look, "Sid": "PutQueuesInOrder", "Action": [*look["Action"], *handle]},
         _list(prefix),

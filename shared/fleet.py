@@ -4,6 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
 
+from shared.certificates import trust_authorities
 from shared.ledger.postgres import PostgresLedger
 from shared.object_store.s3 import S3ObjectStore, make_s3_client
 from shared.ports import Ledger, ObjectStore, QueueSender, SecretStore
@@ -18,12 +19,19 @@ def require_ledger(settings: FleetSettings) -> None:
 
     Raises:
         ConfigurationError: if they are not; the message says what to do.
-        SecretNotFound: if the reference to the ledger's DSN leads nowhere.
+        SecretNotFound: if the reference to the ledger's DSN, or to certificates, leads nowhere.
         Unavailable: if the ledger, or the store behind that reference, does not answer.
     """
-    ledger = PostgresLedger(SecretResolver(region=settings.region).resolve(settings.ledger_dsn))
-    with closing(ledger), ledger.transaction() as tx:
+    with (
+        closing(_ledger(settings, SecretResolver(region=settings.region))) as ledger,
+        ledger.transaction() as tx,
+    ):
         tx.now()
+
+
+def _ledger(settings: FleetSettings, secrets: SecretStore) -> PostgresLedger:
+    trust_authorities(secrets, settings.ca_certificates)
+    return PostgresLedger(secrets.resolve(settings.ledger_dsn))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +50,14 @@ class Fleet:
         Put the adapters together.
 
         Raises:
-            SecretNotFound: if the reference to the ledger's DSN leads nowhere.
+            ConfigurationError: if what is said to be certificates is none.
+            SecretNotFound: if the reference to the ledger's DSN, or to certificates, leads nowhere.
             Unavailable: if the store behind that reference does not answer.
         """
         secrets = SecretResolver(region=settings.region)
         return cls(
             settings=settings,
-            ledger=PostgresLedger(secrets.resolve(settings.ledger_dsn)),
+            ledger=_ledger(settings, secrets),
             store=S3ObjectStore(make_s3_client(settings.region)),
             sender=SqsSender(make_sqs_client(settings.region), settings.queue_urls),
             secrets=secrets,

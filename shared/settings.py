@@ -53,6 +53,11 @@ class FleetSettings(BackoffSettings):
     ledger_dsn: str = Field(
         description="Reference to the control database's DSN: env:, file:, secretsmanager: or ssm:."
     )
+    ca_certificates: str = Field(
+        "",
+        description="Reference to the certificates (PEM) of the authorities that PostgreSQL servers are checked against, "
+        "where a DSN says `sslmode=verify-full`: env:, file:, secretsmanager: or ssm:.",
+    )
     bucket_prefix: str = Field("esclusa", description="A source's bucket is this, a dash and its name.")
     queue_urls: dict[QueueName, str] = Field(
         default_factory=dict, description="JSON object: URL of each queue the process sends to."

@@ -44,6 +44,7 @@ PLAN = Plan(
     ledger_dsn="secretsmanager:held/ledger#dsn",
     warehouse_dsn="secretsmanager:held/warehouse#dsn",
     code=InlineCode(),
+    ca_certificates="secretsmanager:held/rds#ca",
     alarm_webhook_url="secretsmanager:held/alarms#url",
     alarm_topic_arn=f"arn:aws:sns:{aws.REGION}:{aws.ACCOUNT_ID}:on-call",
 )
@@ -55,6 +56,7 @@ ORIGIN = Origin(
 )
 SECRETS = {
     matrix.LEDGER: "held/ledger",
+    matrix.CERTIFICATES: "held/rds",
     matrix.WAREHOUSE: "held/warehouse",
     matrix.CONNECTIONS: "held/sources/shop",
     matrix.MASK_KEYS: "held/masks/2026",

@@ -22,6 +22,7 @@ PLAN = Plan(
     ledger_dsn="secretsmanager:esclusa/ledger#dsn",
     warehouse_dsn="secretsmanager:esclusa/warehouse#dsn",
     code=PackagedCode("esclusa-code", "lambdas.zip"),
+    ca_certificates="secretsmanager:esclusa/rds#ca",
     kms_key_arn=KEY,
     alarm_webhook_url="secretsmanager:esclusa/alarms#url",
     alarm_topic_arn=TOPIC,
@@ -74,6 +75,7 @@ def arns(kind: str, name: str, role: str) -> list[str]:
         case "secret":
             names = {
                 matrix.LEDGER: ["esclusa/ledger"],
+                matrix.CERTIFICATES: ["esclusa/rds"],
                 matrix.WAREHOUSE: ["esclusa/warehouse"],
                 matrix.CONNECTIONS: ["esclusa/sources/shop", "crm"],
                 matrix.MASK_KEYS: ["esclusa/masks/2026", "mask-of-crm"],
