@@ -39,13 +39,16 @@ def rebuild_once(access: Access, rebuild: Rebuild, target: Target) -> RebuildRes
         StatementFailed: if the warehouse refuses a statement, or a guard found that somebody else was at the table.
     """
     ensure_house(access.api, target, analysts_role=access.analysts_role)
+    scratch = _scratch_of(target, rebuild)
     if (row_count := _find_rebuild(access.api, rebuild, target)) is not None:
+        # Of one who was overtaken: nobody else looks at it any more.
+        for statement in definitions.drop_scratch(scratch):
+            access.api.run(statement)
         return RebuildResult(row_count, was_done_before=True)
     state = read_state(access.api, target, rebuild.newest)
     refuse_namesakes(target, state)
     fetches = [prepare_fetch(load, store=access.store) for load in rebuild.loads]
     _prepare(access.api, rebuild, fetches, state)
-    scratch = _scratch_of(target, rebuild)
     for statement in definitions.create_scratch(target, scratch):
         access.api.run(statement)
     for turn, (load, fetch) in enumerate(zip(rebuild.loads, fetches, strict=True)):
