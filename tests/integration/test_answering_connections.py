@@ -22,7 +22,7 @@ from shared.ledger.postgres import PostgresLedger
 from shared.object_store.memory import MemoryObjectStore
 from shared.secrets.memory import MemorySecrets
 
-TIMEOUT_SECONDS = 1
+TIMEOUT_SECONDS = 3
 
 #: Both together, and as much again for a machine that is busy.
 BOUND_SECONDS = 2 * (TIMEOUT_SECONDS + ANSWER_MARGIN_SECONDS) + 10
@@ -82,11 +82,11 @@ def test_a_warehouse_that_falls_silent_over_a_query_is_left(relays: Relays, rela
     warehouse = PostgresWarehouse(relayed_dsn, store=MemoryObjectStore())
 
     def ask() -> object:
-        return warehouse.query("SELECT pg_sleep(0.9)", row_limit=1, timeout_seconds=TIMEOUT_SECONDS)
+        return warehouse.query("SELECT pg_sleep(2.5)", row_limit=1, timeout_seconds=TIMEOUT_SECONDS)
 
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(ask)
-        time.sleep(0.5)
+        time.sleep(1)
         with relays.away("database", Away.FORGETFUL), pytest.raises(Unavailable):
             answer.result(timeout=BOUND_SECONDS)
 
@@ -99,7 +99,7 @@ def test_a_call_that_is_under_way_ends_and_so_does_what_is_left_to_do_on_its_con
 
     with relays.away("database", Away.FORGETFUL):
         began = time.monotonic()
-        with pytest.raises(psycopg.OperationalError, match="no answer within 6 seconds"):
+        with pytest.raises(psycopg.OperationalError, match="no answer within 8 seconds"):
             connection.execute("SELECT 2")
         with pytest.raises(psycopg.OperationalError):
             connection.rollback()
