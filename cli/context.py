@@ -53,13 +53,23 @@ def connect_fleet() -> "Fleet":
 
 
 def open_secrets() -> "SecretStore":
-    """Return where references lead, for commands that need no fleet."""
+    """
+    Return where references lead, for commands that need no fleet.
+
+    Raises:
+        ConfigurationError: if what is said to be certificates of authorities is none.
+        SecretNotFound: if the reference to them leads nowhere.
+        Unavailable: if the store behind it does not answer.
+    """
+    from shared.certificates import trust_authorities
     from shared.secrets.resolver import SecretResolver
     from shared.settings import FleetSettings
 
     use_local_stack()
     default = FleetSettings.model_fields["region"].default
-    return SecretResolver(region=os.environ.get("ESCLUSA_REGION") or default)
+    secrets = SecretResolver(region=os.environ.get("ESCLUSA_REGION") or default)
+    trust_authorities(secrets, os.environ.get("ESCLUSA_CA_CERTIFICATES", ""))
+    return secrets
 
 
 def inspect_queues(fleet: "Fleet") -> "QueueInspector":

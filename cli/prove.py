@@ -159,7 +159,7 @@ def _print_outcomes(outcomes: Sequence[Proved]) -> None:
             )
             for finding in findings
         ],
-        none="no tables yet: `esclusa enqueue` plans the first batches",
+        none="no table is expected: `esclusa enqueue` plans the first batches",
     )
     for finding in findings:
         _print_first_difference(finding)

@@ -173,7 +173,7 @@ def _print_outcomes(outcomes: Sequence[Recounted]) -> None:
             )
             for finding in findings
         ],
-        none="no tables yet: `esclusa enqueue` plans the first batches",
+        none="no table is expected: `esclusa enqueue` plans the first batches",
     )
     for finding in findings:
         _print_more(finding)

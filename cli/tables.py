@@ -46,7 +46,8 @@ def choose_tables(
     """
     Return the tables that the ledger knows, by source and name.
 
-    `only_expected`: where no table is named, without those that nothing is expected of any more. Their source may be gone.
+    `only_expected`: where neither table nor source is named, without those that nothing is expected of any more. Their
+    source may be gone.
 
     Raises:
         NotFound: if the ledger knows none such.
@@ -59,7 +60,7 @@ def choose_tables(
     if table is None:
         if not known and source is not None:
             raise NotFound(f"source {source!r}: the ledger knows no table of it")
-        return [name for name in known if not only_expected or name in expected]
+        return [name for name in known if name in expected or source is not None or not only_expected]
     found = [name for name in known if table in {name[1], ".".join(name)}]
     if not found:
         raise NotFound(f"table {table!r}: the ledger knows none of that name; `esclusa status` lists them")

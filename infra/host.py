@@ -19,6 +19,7 @@ from shared.telemetry.settings import MetricsSettings
 
 #: Source: Amazon EC2 User Guide, "Run commands when you launch an EC2 instance with user data input".
 MAX_USER_DATA_BYTES: Final = 16 * 1024
+MAX_PORT: Final = 65_535
 
 #: Service → role, image, and what its container is given beside the settings.
 SERVICES: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -125,12 +126,22 @@ def _service(host: Host, service: str) -> str:
     return _lines({name: shlex.quote(value) for name, value in values.items()})
 
 
-def _first_metrics_port(host: Host, service: str) -> int:
-    """Return the port of a service's first worker: on the host's network each needs one of its own. 0: no metrics."""
+def _first_metrics_port(host: Host, service: str | None = None) -> int:
+    """
+    Return the port of a service's first worker: on the host's network each needs one of its own. 0: no metrics.
+
+    Without a service: the port after all of them, of the command.
+    """
     default = MetricsSettings.model_fields["metrics_port"].default
     first = int(host.environment.get("ESCLUSA_METRICS_PORT", default))
+    last = first + sum(host.counts.values())
+    if last > MAX_PORT:
+        raise ConfigurationError(
+            f"ESCLUSA_METRICS_PORT: expected at most {MAX_PORT - last + first}, for each worker of the instance needs a port "
+            f"of its own and the command one more; found {first}"
+        )
     services = list(SERVICES)
-    before = services[: services.index(service)]
+    before = services[: services.index(service)] if service else services
     return first and first + sum(host.counts.get(other, 0) for other in before)
 
 
@@ -200,7 +211,7 @@ case "${{1:-}}" in
 esac
 export DOCKER_CONFIG={_DOCKER_CONFIG}
 exec docker run --rm {_HARDENED} {_SETTINGS} --memory 2g --volume /tmp \\
-  --env AWS_PROFILE="${{ESCLUSA_ROLE:-$role}}" {host.registry}/esclusa-control:{host.tag} "$@"
+  --env ESCLUSA_METRICS_PORT={_first_metrics_port(host)} --env AWS_PROFILE="${{ESCLUSA_ROLE:-$role}}" {host.registry}/esclusa-control:{host.tag} "$@"
 """
 
 

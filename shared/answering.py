@@ -10,7 +10,10 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
+
+from shared.certificates import root_certificate
 
 #: What a server gets beyond its own `statement_timeout` to say that the time is up.
 ANSWER_MARGIN_SECONDS: Final = 5.0
@@ -55,8 +58,11 @@ def connect(
     Connect to a server that is asked to answer each statement within `statement_timeout_seconds`.
 
     To set that timeout is left to the caller. `parameters` are those of libpq and of `psycopg.connect`; what
-    `conninfo` and they say of keepalives goes before `KEEPALIVES`.
+    `conninfo` and they say of keepalives and certificates goes before ours.
     """
-    connection = AnsweringConnection.connect(conninfo, **{**KEEPALIVES, **parameters})
+    given = conninfo_to_dict(conninfo) | parameters
+    ours = {**KEEPALIVES, **root_certificate(given)}
+    missing = {name: value for name, value in ours.items() if name not in given}
+    connection = AnsweringConnection.connect(conninfo, **missing, **parameters)
     connection.answer_within_seconds = statement_timeout_seconds + ANSWER_MARGIN_SECONDS
     return connection

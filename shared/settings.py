@@ -55,8 +55,8 @@ class FleetSettings(BackoffSettings):
     )
     ca_certificates: str = Field(
         "",
-        description="Reference to the certificates (PEM) of the authorities that PostgreSQL servers are checked against, "
-        "where a DSN says `sslmode=verify-full`: env:, file:, secretsmanager: or ssm:.",
+        description="Reference to the certificates (PEM) of the authorities that servers of PostgreSQL are checked against, "
+        "where their DSN says `sslmode=verify-full` or `verify-ca`: env:, file:, secretsmanager: or ssm:.",
     )
     bucket_prefix: str = Field("esclusa", description="A source's bucket is this, a dash and its name.")
     queue_urls: dict[QueueName, str] = Field(

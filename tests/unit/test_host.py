@@ -97,6 +97,17 @@ def test_each_worker_of_the_host_tells_its_metrics_at_a_port_of_its_own(tmp_path
     assert told == [f"ESCLUSA_METRICS_PORT={port}" for port in (9464, 9465, 9466)]
 
 
+def test_the_command_has_the_port_after_those_of_the_workers(tmp_path: Path) -> None:
+    assert "ESCLUSA_METRICS_PORT=9467" in run_script(tmp_path, "/usr/local/bin/esclusa", "metrics")
+
+
+def test_ports_that_there_are_not_are_refused() -> None:
+    environment = {**HOST.environment, "ESCLUSA_METRICS_PORT": "65533"}
+
+    with pytest.raises(ConfigurationError, match="ESCLUSA_METRICS_PORT: expected at most 65532"):
+        user_data(replace(HOST, environment=environment))
+
+
 @pytest.mark.parametrize(("setting", "port"), [("0", 0), ("20000", 20002)])
 def test_the_setting_of_the_port_of_metrics_holds_for_the_first_worker_and_0_for_all(
     setting: str, port: int

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from services.extractor.dialects.postgresql import DESCRIBE_COLUMNS, SESSION_SETTINGS, UNIQUE_KEYS, fate_of
 from services.extractor.discovery.document import check_names, render
@@ -28,6 +29,7 @@ from services.extractor.discovery.proposals import (
     refusal_of,
     table_names,
 )
+from shared.certificates import root_certificate
 from shared.errors import ConfigurationError, Unavailable
 
 
@@ -87,6 +89,7 @@ def _read_only_session(dsn: str) -> Iterator[psycopg.Connection]:
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         client_encoding="UTF8",
         application_name="esclusa discover",
+        **root_certificate(conninfo_to_dict(dsn)),
     ) as connection:
         connection.read_only = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ

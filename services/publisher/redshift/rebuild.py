@@ -8,6 +8,8 @@ the same statements that load; then one transaction puts it in the table's place
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import structlog
+
 from services.publisher.redshift import definitions, statements
 from services.publisher.redshift.data_api import DataApi
 from services.publisher.redshift.files import Fetch, prepare_fetch
@@ -17,15 +19,12 @@ from services.publisher.redshift.names import quote_found, short_digest
 from services.publisher.redshift.plan import Statement
 from services.publisher.redshift.state import TableState, find_columns, read_state
 from services.publisher.redshift.tables import ensure_house, has_keys, masked_columns, prepare_base
-from services.publisher.redshift.target import Target, target_of_load
-from services.publisher.warehouse import (
-    RESERVED_PREFIX,
-    NativeLoad,
-    Rebuild,
-    RebuildResult,
-    refuse_clear_values,
-)
+from services.publisher.redshift.target import SCRATCH_PREFIX, Target, target_of_load
+from services.publisher.warehouse import NativeLoad, Rebuild, RebuildResult, refuse_clear_values
 from shared.domain.windows import is_key_sweep
+from shared.errors import EsclusaError
+
+log = structlog.get_logger()
 
 #: So many ids stand in one statement: about 30 KB of the 100 that are taken.
 IDS_PER_STATEMENT = 1_000
@@ -41,9 +40,7 @@ def rebuild_once(access: Access, rebuild: Rebuild, target: Target) -> RebuildRes
     ensure_house(access.api, target, analysts_role=access.analysts_role)
     scratch = _scratch_of(target, rebuild)
     if (row_count := _find_rebuild(access.api, rebuild, target)) is not None:
-        # Of one who was overtaken: nobody else looks at it any more.
-        for statement in definitions.drop_scratch(scratch):
-            access.api.run(statement)
+        _leave_no_scratch(access.api, scratch)
         return RebuildResult(row_count, was_done_before=True)
     state = read_state(access.api, target, rebuild.newest)
     refuse_namesakes(target, state)
@@ -58,6 +55,15 @@ def rebuild_once(access: Access, rebuild: Rebuild, target: Target) -> RebuildRes
     swap = list(_swap(target, scratch, rebuild, turn=state.turn, columns=columns))
     access.api.transact(in_turn(target, state.turn, swap))
     return RebuildResult(_find_rebuild(access.api, rebuild, target) or 0)
+
+
+def _leave_no_scratch(api: DataApi, scratch: Target) -> None:
+    """Drop what one put together who was overtaken. The table is as it should be, whatever becomes of it."""
+    for statement in definitions.drop_scratch(scratch):
+        try:
+            api.run(statement)
+        except EsclusaError as error:
+            log.warning("scratch_remains", table=scratch.base, error=str(error))
 
 
 def _find_rebuild(api: DataApi, rebuild: Rebuild, target: Target) -> int | None:
@@ -78,7 +84,7 @@ def _prepare(api: DataApi, rebuild: Rebuild, fetches: Sequence[Fetch], state: Ta
 
 def _scratch_of(target: Target, rebuild: Rebuild) -> Target:
     """Return the tables in which a state is put together, beside those of the table itself."""
-    prefix = f"{RESERVED_PREFIX}rebuild_{short_digest(target.name + rebuild.id)}"
+    prefix = f"{SCRATCH_PREFIX}{short_digest(target.name + rebuild.id)}"
     name = f'"{prefix}"'
     return replace(
         target,

@@ -7,17 +7,22 @@ from services.publisher.redshift.errors import (
     translated,
 )
 from services.publisher.redshift.plan import Guard
-from services.publisher.redshift.target import Target
+from services.publisher.redshift.target import SCRATCH_PREFIX, Target
 from services.publisher.warehouse import NativeLoad, refuse_burst, target_of
 from shared.domain.reasons import Reason
 from shared.errors import EsclusaError, Refused
 
 
 def is_others_doing(error: StatementFailed) -> bool:
-    """Whether somebody else was at the table, so that looking anew helps."""
+    """
+    Whether somebody else was at the table, so that looking anew helps.
+
+    What a state is put together in goes with the first who is done at it: the others miss it.
+    """
     return (
         error.statement.guard is Guard.TURN
         or is_conflict(error)
+        or ("does not exist" in error.text and SCRATCH_PREFIX in error.text + error.statement.sql)
         or ("already exists" in error.text and not error.statement.touches_rows)
         or ("duplicate key" in error.text and not error.statement.touches_rows)
     )

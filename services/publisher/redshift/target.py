@@ -29,6 +29,8 @@ MAX_SORT_COLUMNS = 400
 BATCH_COLUMN = f"{RESERVED_PREFIX}batch_id"
 WINDOW_COLUMN = f"{RESERVED_PREFIX}window_end"
 REBUILDS_TABLE = f"{RESERVED_PREFIX}rebuilds"
+#: Begins the names of the tables in which an earlier state is put together.
+SCRATCH_PREFIX = f"{RESERVED_PREFIX}rebuild_"
 
 HIDDEN = (
     TableColumn(BATCH_COLUMN, f'"{BATCH_COLUMN}"', "VARCHAR(64)", "character varying(64)", "ZSTD"),
