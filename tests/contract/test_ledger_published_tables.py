@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.ledger_rows import BUCKET, NOON, a_batch, a_final_file, add_batch
+from support.ledger_rows import NOON, a_batch, a_compaction, a_final_file, add_batch
 from support.ledgers import postgres_ledger
 
 from shared import compactions
@@ -20,23 +20,6 @@ from shared.errors import LostLease
 from shared.ports import LedgerTransaction
 
 LATER = NOON + timedelta(hours=1)
-
-
-def a_compaction(number: int = 1, **changes) -> Compaction:
-    compaction = Compaction(
-        id=f"c{number:024x}",
-        source="shop",
-        table="orders",
-        bucket=BUCKET,
-        day="2026-11-22",
-        contract_version=1,
-        state=CompactionState.WRITING,
-        batches=(CompactedBatch("b1", 0, 3), CompactedBatch("b2", 3, 0)),
-        begun_at=NOON + timedelta(minutes=number),
-        lease_until=LATER,
-        detail="first",
-    )
-    return replace(compaction, **changes)
 
 
 def test_a_compaction_is_kept_as_it_was_and_changed_by_its_state(ledger):

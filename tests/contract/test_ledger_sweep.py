@@ -10,6 +10,7 @@ from support.ledger_rows import (
     BUCKET,
     NOON,
     a_batch,
+    a_compaction,
     a_final_file,
     a_foreign_file,
     a_raw_file,
@@ -23,7 +24,7 @@ from lambdas.sweeper.report import SweepReport
 from lambdas.sweeper.sweep import sweep
 from shared.compactions import file_of
 from shared.domain.batches import BatchState, Stage
-from shared.domain.compactions import Compaction, CompactionState
+from shared.domain.compactions import CompactionState
 from shared.domain.files import Area, Location, raw_key
 from shared.domain.retries import RetryPolicy
 from shared.ledger.postgres import PostgresLedger
@@ -105,26 +106,6 @@ def _swept(
     )
 
 
-def an_undone_compaction() -> Compaction:
-    """A compaction whose own file may go."""
-    return Compaction(
-        id=f"c{1:024x}",
-        source="shop",
-        table="orders",
-        bucket=BUCKET,
-        day="2026-11-22",
-        contract_version=1,
-        state=CompactionState.UNDONE,
-        batches=(),
-        begun_at=LONG_AGO,
-        lease_until=LONG_AGO,
-        decided_at=LONG_AGO,
-        shown_at=LONG_AGO,
-        delete_after=LONG_AGO,
-        detail="",
-    )
-
-
 def _one_of_each_kind(journey: Journey, store: MemoryObjectStore) -> None:
     """Bring about something to do of every kind."""
     journey.plan()
@@ -143,7 +124,16 @@ def _one_of_each_kind(journey: Journey, store: MemoryObjectStore) -> None:
         add_batch(tx, a_batch("asleep", planned_at=LONG_AGO))
         add_batch(tx, a_batch("deferred", woken_at=None))
         tx.insert_file(a_raw_file(add_batch(tx, leftover)))
-        undone = an_undone_compaction()
+        # Its own file may go.
+        undone = a_compaction(
+            state=CompactionState.UNDONE,
+            batches=(),
+            begun_at=LONG_AGO,
+            lease_until=LONG_AGO,
+            decided_at=LONG_AGO,
+            shown_at=LONG_AGO,
+            delete_after=LONG_AGO,
+        )
         tx.insert_compaction(undone)
         unread = replace(
             a_final_file(leftover),

@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.contract_document import sha256_of
 from shared.domain.batches import Attempt, AttemptState, Batch, BatchEvent, BatchState, Stage, batch_id
+from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
 from shared.domain.contracts import (
     STRING,
     Column,
@@ -130,3 +131,21 @@ def a_foreign_file(key: str = "tmp/stray.bin", **changes: Any) -> DataFile:
     """Return an object that no batch wrote."""
     file = DataFile(Location(BUCKET, key), Area.TMP, FileFormat.FOREIGN, None, 0, 0, 0, 7, "f0" * 32)
     return replace(file, **changes)
+
+
+def a_compaction(number: int = 1, **changes: Any) -> Compaction:
+    """A compaction of two batches, one of them without rows, whose file is being written."""
+    compaction = Compaction(
+        id=f"c{number:024x}",
+        source="shop",
+        table="orders",
+        bucket=BUCKET,
+        day="2026-11-22",
+        contract_version=1,
+        state=CompactionState.WRITING,
+        batches=(CompactedBatch("b1", 0, 3), CompactedBatch("b2", 3, 0)),
+        begun_at=NOON + timedelta(minutes=number),
+        lease_until=NOON + timedelta(hours=1),
+        detail="first",
+    )
+    return replace(compaction, **changes)
