@@ -191,9 +191,10 @@ _RUN_SERVICE: Final = f"""\
 # extractor-2 is the second extractor.
 . "/etc/esclusa/services/${{1%-*}}"
 export DOCKER_CONFIG={_DOCKER_CONFIG}
-# The driver `local` keeps some 100 MB for each container; Docker's own choice would fill the disk.
+# All are on the host's network, so each tells its metrics at a port of its own.
 port=0
 if [ "$FIRST_METRICS_PORT" -ne 0 ]; then port=$((FIRST_METRICS_PORT + ${{1##*-}} - 1)); fi
+# The driver `local` keeps some 100 MB for each container; Docker's own choice would fill the disk.
 exec docker run --rm --name "esclusa-$1" --log-driver local {_HARDENED} {_SETTINGS} \\
   --env ESCLUSA_METRICS_PORT="$port" --env AWS_PROFILE="$ROLE" $OPTIONS "$IMAGE"
 """
