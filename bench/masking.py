@@ -89,7 +89,7 @@ def chunks(value: Callable[[int], str], *, row_count: int) -> Iterator[Chunk]:
     """Return records of a number and a value."""
     for first in range(0, row_count, RECORDS_PER_CHUNK):
         numbers = range(first, min(first + RECORDS_PER_CHUNK, row_count))
-        yield Chunk(b"".join(record_line([str(n), value(n)]) for n in numbers), len(numbers))
+        yield Chunk.of(record_line([str(n), value(n)]) for n in numbers)
 
 
 def try_one(name: str, row_count: int) -> None:

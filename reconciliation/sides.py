@@ -113,7 +113,7 @@ class SourceRows:
             closing(snapshot.read()) as chunks,
         ):
             for chunk in chunks:
-                body = masking.mask(chunk).chunk.body
+                body = bytes(masking.mask(chunk).chunk.body)
                 yield from self._reduced(body, first_line=first_line, timeline=timeline)
                 first_line += chunk.record_count
 

@@ -12,17 +12,18 @@ Dates and numbers that are made coarse keep their type. One that cannot be read 
 which is no date and no number: the processor rejects and counts its row.
 """
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 import polars as pl
 import polars_hash  # noqa: F401 (adds the namespace `chash` to expressions)
 
+from services.extractor.csv_fields import chunk_of, field_of, value_of
+from services.extractor.cut import Cut, piece_name
 from services.extractor.readers import Chunk
-from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR, header_line
 from shared.domain.contracts import (
     MAX_DECIMAL_PRECISION,
     Column,
@@ -77,29 +78,51 @@ class Masking:
 
     def __init__(self, columns: Sequence[Column], *, keys: Mapping[str, str]) -> None:
         """`columns`: of the files, in their order. `keys`: the keys of pseudonyms by id, all that the columns name."""
-        # By position: names come from the source, and Polars is told nothing it could take for more.
-        read = [column for column in columns if not column.made_from]
-        self._positions = {column.name: f"c{position}" for position, column in enumerate(read)}
-        self._header = header_line(self._positions.values())
-        self._masked = {
-            column.name: self._positions[column.made_from or column.name]
+        position = {
+            column.name: number for number, column in enumerate(c for c in columns if not c.made_from)
+        }
+        sources = {
+            column.name: position[column.made_from or column.name]
             for column in columns
             if column.mask.changes_values
         }
-        self._expressions = [
-            self._leaving(column, keys=keys).alias(str(number)) for number, column in enumerate(columns)
+        self._masked: Mapping[str, str] = {}
+        if not sources:
+            return
+        # Records are looked into up to the last column that is masked, or that another is made from.
+        head = list(columns)
+        while head and head[-1].name not in sources and position[head[-1].name] not in sources.values():
+            head.pop()
+        pieces = _pieces(head, alone=set(sources.values()))
+        self._cut = Cut(pieces, column_count=len(position))
+        name_at = {piece.start: piece_name(number) for number, piece in enumerate(pieces)}
+        self._masked = {name: name_at[source] for name, source in sources.items()}
+        # One step after the other: what stands several times in the next one is computed once.
+        named = {column.name: f"m{number}" for number, column in enumerate(head) if column.name in sources}
+        self._values = [value_of(pl.col(piece)) for piece in sorted(set(self._masked.values()))]
+        self._leaving = [
+            masked_value(
+                pl.col(self._masked[column.name]),
+                column.mask,
+                type_=column.type,
+                key=keys.get(column.mask.key_id, ""),
+            ).alias(named[column.name])
+            for column in head
+            if column.name in sources
         ]
-
-    def _leaving(self, column: Column, *, keys: Mapping[str, str]) -> pl.Expr:
-        value = pl.col(self._positions[column.made_from or column.name])
-        if not column.mask.changes_values:
-            return value
-        key = keys[column.mask.key_id] if column.mask.kind is MaskKind.HMAC else ""
-        return masked_value(value, column.mask, type_=column.type, key=key)
+        self._record = self._cut.joined(
+            [
+                field_of(pl.col(named[column.name]))
+                if column.name in named
+                else pl.col(name_at[position[column.name]])
+                for column in head
+                if column.name in named or position[column.name] in name_at
+            ]
+        )
 
     @property
     def changes_anything(self) -> bool:
-        """Whether any column is masked; if not, chunks need no parsing."""
+        """Whether any column is masked; if not, chunks are not looked into."""
         return bool(self._masked)
 
     def mask(self, chunk: Chunk) -> MaskedChunk:
@@ -107,42 +130,33 @@ class Masking:
         Return a chunk with its values masked.
 
         Raises:
-            Refused: if the records in it are not as many as were sent: then columns may be shifted too.
+            Refused: if a record has not the columns that were asked for: then a value may stand where no mask is.
         """
         if not self.changes_anything:
             return MaskedChunk(chunk, {})
-        frame = self._parse(chunk)
-        counts = {
-            name: frame.height - frame[position].null_count() for name, position in self._masked.items()
-        }
-        # Lazily, what an expression has twice is computed once.
-        frame = frame.lazy().select(self._expressions).collect()
-        return MaskedChunk(Chunk(_render(frame), chunk.record_count), counts)
+        pieces = self._cut.cut(chunk)
+        counts = {name: int((pieces[piece] != "").sum()) for name, piece in self._masked.items()}
+        records = (
+            pieces.lazy()
+            .with_columns(self._values)
+            .with_columns(self._leaving)
+            .select(self._record)
+            .collect(engine="in-memory")
+        )
+        return MaskedChunk(chunk_of(records.to_series()), counts)
 
-    def _parse(self, chunk: Chunk) -> pl.DataFrame:
-        # The header keeps a byte-order mark at the start of a chunk from being taken for one of a file.
-        document = self._header + chunk.body
-        try:
-            frame = pl.read_csv(
-                document,
-                schema=dict.fromkeys(self._positions.values(), pl.String),
-                has_header=True,
-                separator=DELIMITER,
-                quote_char=QUOTE,
-                eol_char=RECORD_TERMINATOR,
-            )
-        except pl.exceptions.PolarsError as error:
-            # Its text may repeat what it could not read.
-            raise Refused(
-                Reason.VALUE_NOT_REPRESENTABLE,
-                f"a chunk of {chunk.record_count} records cannot be read as CSV ({type(error).__name__})",
-            ) from None
-        if frame.height != chunk.record_count:
-            raise Refused(
-                Reason.VALUE_NOT_REPRESENTABLE,
-                f"a chunk of {chunk.record_count} records was read as {frame.height}; nothing of it may leave",
-            )
-        return frame
+
+def _pieces(head: Sequence[Column], *, alone: Collection[int]) -> list[range]:
+    """Return which columns that are read go together; `alone`: positions of those that do with no other."""
+    bounds, position = {0}, 0
+    for column in head:
+        if column.made_from:
+            bounds.add(position)
+            continue
+        if position in alone:
+            bounds |= {position, position + 1}
+        position += 1
+    return [range(*pair) for pair in pairwise(sorted({*bounds, position}))]
 
 
 def prepare_masking(contract: TableContract, *, secrets: SecretStore) -> Masking:
@@ -299,17 +313,3 @@ def _or_redacted(coarse: pl.Expr, value: pl.Expr) -> pl.Expr:
 
 def _in_place_of(value: pl.Expr, text: str) -> pl.Expr:
     return pl.when(value.is_not_null()).then(pl.lit(text))
-
-
-def _render(frame: pl.DataFrame) -> bytes:
-    body = io.BytesIO()
-    frame.write_csv(
-        body,
-        include_header=False,
-        separator=DELIMITER,
-        quote_char=QUOTE,
-        quote_style="necessary",
-        line_terminator=RECORD_TERMINATOR,
-        null_value="",
-    )
-    return body.getvalue()

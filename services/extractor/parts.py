@@ -79,13 +79,13 @@ class PartWriter:
         self._threads.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._digest = hashlib.sha256()
         self._size_in_bytes = 0
         self._record_count = 0
         self._add(self._header)
 
-    def _add(self, piece: bytes) -> None:
+    def _add(self, piece: bytes | memoryview) -> None:
         self._pieces.append(piece)
         self._digest.update(piece)
         self._size_in_bytes += len(piece)
@@ -115,7 +115,7 @@ class PartWriter:
         self._files.append(file)
         return file
 
-    def _put(self, file: DataFile, pieces: list[bytes]) -> None:
+    def _put(self, file: DataFile, pieces: list[bytes | memoryview]) -> None:
         body = bytearray().join(pieces)
         pieces.clear()
         self._store.put(file.location, body, sha256=file.sha256, metadata=object_metadata(self._assignment))

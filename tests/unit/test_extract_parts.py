@@ -16,7 +16,7 @@ from shared.errors import Unavailable
 from shared.object_store.memory import MemoryObjectStore
 
 ASSIGNMENT = make_assignment(make_contract([column("id")]))
-CHUNK = Chunk(b"12345678\n", 1)
+CHUNK = Chunk.of([b"12345678\n"])
 
 
 @dataclass
@@ -88,7 +88,7 @@ def test_a_chunk_above_the_size_is_a_part_of_its_own() -> None:
     store = MemoryObjectStore()
 
     with PartWriter(ASSIGNMENT, store=store, part_size_in_bytes=10) as parts:
-        parts.write(Chunk(b"1\n" * 100, 100))
+        parts.write(Chunk.of([b"1\n"] * 100))
         parts.write(CHUNK)
         files = parts.complete()
 

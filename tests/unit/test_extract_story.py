@@ -78,7 +78,7 @@ CONTRACT = make_contract([column("id"), column("name", mask=REDACT)])
 
 
 def test_a_row_that_got_lost_on_the_way_breaks_the_sum() -> None:
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=2)
+    source = ToldSource([Chunk.of([b"1,a\n"])], rows_read_count=2)
 
     result = extract(make_assignment(CONTRACT), reader=source, store=MemoryObjectStore(), secrets=SECRETS)
 
@@ -87,7 +87,7 @@ def test_a_row_that_got_lost_on_the_way_breaks_the_sum() -> None:
 
 def test_files_lie_under_the_number_of_their_attempt() -> None:
     store = MemoryObjectStore()
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1)
+    source = ToldSource([Chunk.of([b"1,a\n"])], rows_read_count=1)
 
     result = extract(make_assignment(CONTRACT, attempt=7), reader=source, store=store, secrets=SECRETS)
 
@@ -104,7 +104,7 @@ def test_files_lie_under_the_number_of_their_attempt() -> None:
 
 
 def test_the_manifest_says_all_that_a_stranger_needs_to_read_the_files() -> None:
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1, new_columns=[SourceColumn("new")])
+    source = ToldSource([Chunk.of([b"1,a\n"])], rows_read_count=1, new_columns=[SourceColumn("new")])
 
     result = extract(make_assignment(CONTRACT), reader=source, store=MemoryObjectStore(), secrets=SECRETS)
 
@@ -129,9 +129,9 @@ def test_the_manifest_says_all_that_a_stranger_needs_to_read_the_files() -> None
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        (ToldSource([Chunk(b"1,a\n", 1)] * 9 + [Unavailable("broke off")]), Unavailable),
-        (ToldSource([Chunk(b"1,a\n", 1)] * 9 + [Chunk(b"1,a,b\n", 1)]), Refused),
-        (ToldSource([Chunk(b"1,a\n", 1)], fingerprint_after="after"), Refused),
+        (ToldSource([Chunk.of([b"1,a\n"])] * 9 + [Unavailable("broke off")]), Unavailable),
+        (ToldSource([Chunk.of([b"1,a\n"])] * 9 + [Chunk.of([b"1,a,b\n"])]), Refused),
+        (ToldSource([Chunk.of([b"1,a\n"])], fingerprint_after="after"), Refused),
     ],
     ids=["breaks off", "is malformed", "changes its schema"],
 )
@@ -148,7 +148,7 @@ def test_an_attempt_that_fails_sends_no_part_that_was_not_full(
 
 def test_without_its_mask_key_a_source_is_not_even_asked() -> None:
     contract = make_contract([column("id"), column("name", mask=REDACT)], mask_key="")
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1)
+    source = ToldSource([Chunk.of([b"1,a\n"])], rows_read_count=1)
     hmac_contract = make_contract([column("id"), column("name", mask=HMAC)], mask_key="env:ABSENT")
 
     with pytest.raises(Refused) as refused:
@@ -167,7 +167,7 @@ def test_masking_keeps_the_order_and_stays_a_few_chunks_behind() -> None:
         nonlocal taken
         for number in range(50):
             taken += 1
-            yield Chunk(b"%d,a\n" % number, 1)
+            yield Chunk.of([b"%d,a\n" % number])
 
     seen, furthest_ahead = [], 0
     for masked in mask_ahead(chunks(), Masking([column("id"), column("name", mask=REDACT)], keys={})):
@@ -180,7 +180,7 @@ def test_masking_keeps_the_order_and_stays_a_few_chunks_behind() -> None:
 
 def test_masking_leaves_no_thread_behind() -> None:
     masked = mask_ahead(
-        iter([Chunk(b"1,a\n", 1)] * 9), Masking([column("id"), column("n", mask=REDACT)], keys={})
+        iter([Chunk.of([b"1,a\n"])] * 9), Masking([column("id"), column("n", mask=REDACT)], keys={})
     )
     next(masked)
 
@@ -198,7 +198,7 @@ def test_masking_leaves_no_thread_behind() -> None:
 )
 def test_a_source_that_fell_behind_says_nothing_of_what_is_gone(sweep: KeySweep | None, behind: int) -> None:
     taken_at = WINDOW.end - timedelta(seconds=behind)
-    source = ToldSource([Chunk(b"1,a\n", 1)], rows_read_count=1, taken_at=taken_at)
+    source = ToldSource([Chunk.of([b"1,a\n"])], rows_read_count=1, taken_at=taken_at)
     assignment = replace(make_assignment(CONTRACT), sweep=sweep)
 
     with pytest.raises(Unavailable, match="expected its clock") if sweep else nullcontext():

@@ -46,9 +46,8 @@ VALUES = st.one_of(st.none(), st.sampled_from(["", "NULL", "null", "\\N", "\\.",
 
 def masked(values: list[Value], mask: Mask, *, type_text: str = "string", key: str = MASK_KEY) -> list[Value]:
     """The values of one column as they leave, read by the processor's rule: all strings, nothing inferred."""
-    body = b"".join(record_line([value, "x"]) for value in values)
     masking = Masking([column("a", type_text, mask), column("b")], keys={"k1": key})
-    result = masking.mask(Chunk(body, len(values)))
+    result = masking.mask(Chunk.of(record_line([value, "x"]) for value in values))
     frame = pl.read_csv(
         b"a,b\n" + result.chunk.body, schema={"a": pl.String, "b": pl.String}, quote_char='"', eol_char="\n"
     )
@@ -66,13 +65,12 @@ def expected_pseudonym(text: str, *, domain: str, key: str = MASK_KEY) -> str:
 @given(st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_unmasked_columns_keep_their_bytes(rows: list[tuple[Value, Value, Value]]) -> None:
-    body = b"".join(map(record_line, rows))
-    expected = b"".join(record_line([a, None if b is None else "[redacted]", c]) for a, b, c in rows)
+    expected = [record_line([a, None if b is None else "[redacted]", c]) for a, b, c in rows]
     masking = Masking([column("a"), column("b", mask=REDACT), column("c")], keys={})
 
-    result = masking.mask(Chunk(body, len(rows)))
+    result = masking.mask(Chunk.of(map(record_line, rows)))
 
-    assert result.chunk == Chunk(expected, len(rows))
+    assert result.chunk == Chunk.of(expected)
     assert result.masked_value_counts == {"b": sum(b is not None for _, b, _ in rows)}
 
 
@@ -89,13 +87,13 @@ def test_a_large_chunk_of_line_breaks_and_quotes_is_not_cut_in_the_wrong_place()
     ]
     masking = Masking([column("a"), column("b", mask=REDACT), column("c")], keys={})
 
-    result = masking.mask(Chunk(b"".join(map(record_line, rows)), len(rows)))
+    result = masking.mask(Chunk.of(map(record_line, rows)))
 
     assert result.chunk.body == b"".join(record_line([a, "[redacted]", c]) for a, _, c in rows)
 
 
 def test_a_table_without_masks_is_not_parsed() -> None:
-    chunk = Chunk(b'this is "no CSV', 1)
+    chunk = Chunk.of([b'this is "no CSV'])
 
     result = Masking([column("a"), column("b")], keys={}).mask(chunk)
 
@@ -105,7 +103,7 @@ def test_a_table_without_masks_is_not_parsed() -> None:
 def test_a_byte_order_mark_in_the_first_value_stays() -> None:
     masking = Masking([column("a"), column("b", mask=REDACT)], keys={})
 
-    result = masking.mask(Chunk("\ufeffa,b\n".encode(), 1))
+    result = masking.mask(Chunk.of(["\ufeffa,b\n".encode()]))
 
     assert result.chunk.body == "\ufeffa,[redacted]\n".encode()
 
@@ -115,7 +113,7 @@ def test_a_chunk_that_is_not_what_was_sent_does_not_leave(body: bytes) -> None:
     masking = Masking([column("a"), column("b", mask=REDACT)], keys={})
 
     with pytest.raises(Refused) as refused:
-        masking.mask(Chunk(body, 1))
+        masking.mask(Chunk.of([body]))
 
     assert refused.value.reason is Reason.VALUE_NOT_REPRESENTABLE
 
@@ -416,7 +414,7 @@ def test_while_keys_are_rotated_a_column_leaves_under_both() -> None:
     ]
     masking = Masking(columns, keys={"k1": MASK_KEY, "k2": OTHER_KEY})
 
-    result = masking.mask(Chunk(b"1,Ann@x.org\n2,\n", 2))
+    result = masking.mask(Chunk.of([b"1,Ann@x.org\n", b"2,\n"]))
 
     new = expected_pseudonym("ann@x.org", domain="email", key=OTHER_KEY)
     old = expected_pseudonym("ann@x.org", domain="email", key=MASK_KEY)
@@ -484,6 +482,6 @@ def test_the_key_is_in_no_error_and_no_text() -> None:
     masking = Masking([column("a", mask=HMAC)], keys={"k1": "the-hidden-mask-key"})
 
     with pytest.raises(Refused) as refused:
-        masking.mask(Chunk(b"a,b\n", 1))
+        masking.mask(Chunk.of([b"a,b\n"]))
 
     assert "hidden" not in repr(refused.value) + repr(vars(masking))

@@ -34,7 +34,7 @@ class StandingClock:
 def chunks_of(*row_counts: int, clock: StandingClock, seconds_each: float = 0.0) -> Iterator[Chunk]:
     for count in row_counts:
         clock.now += seconds_each
-        yield Chunk(b"x\n" * count, count)
+        yield Chunk.of([b"x\n"] * count)
 
 
 def a_pace(clock: StandingClock, limits: SourceLimits) -> Pace:

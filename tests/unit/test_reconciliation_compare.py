@@ -182,7 +182,7 @@ class RestlessReader:
     def __init__(self, failures: int, reason: Reason = Reason.SOURCE_ANSWER_INVALID) -> None:
         self.failures, self.reason = failures, reason
         self.windows: list[Window] = []
-        self.chunk = Chunk(b"1,2026-11-22 11:00:00+00\n", 1)
+        self.chunk = Chunk.of([b"1,2026-11-22 11:00:00+00\n"])
 
     def clock(self):
         return NOON + timedelta(minutes=1)

@@ -7,11 +7,13 @@ snapshot, so that a retry starts over and two snapshots are never stitched toget
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from itertools import accumulate
+from typing import Protocol, Self, runtime_checkable
 
 from shared.domain.contracts import (
     MOMENT_KINDS,
@@ -46,10 +48,22 @@ DEFAULT_LIMITS = ReadLimits()
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Whole records in the CSV dialect, without a header."""
+    """Whole records in the CSV dialect, one behind the other, without a header."""
 
-    body: bytes
-    record_count: int
+    body: bytes | memoryview
+    #: Where in the body each record begins, and behind them where the last one ends. 64 bits each, for Arrow.
+    offsets: "array[int] | memoryview"
+
+    @classmethod
+    def of(cls, records: Iterable[bytes]) -> Self:
+        """Return a chunk of these records."""
+        made = list(records)
+        return cls(b"".join(made), array("q", accumulate(map(len, made), initial=0)))
+
+    @property
+    def record_count(self) -> int:
+        """How many records there are."""
+        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,17 +208,18 @@ class RestSnapshot:
     def read(self) -> Generator[Chunk, None, None]:
         """Read the records of the window; see `SourceSnapshot`."""
         fields = [(column, _path_of(column)) for column in self._contract.read_columns]
-        body, record_count = bytearray(), 0
+        lines: list[bytes] = []
+        size_in_bytes = 0
         absent = fields
         for record in self._records_of_window():
             absent = [(column, path) for column, path in absent if not _names(record, path)]
-            body += self._line(record, fields)
-            record_count += 1
-            if len(body) >= self._chunk_size_in_bytes:
-                yield Chunk(bytes(body), record_count)
-                body, record_count = bytearray(), 0
-        if record_count:
-            yield Chunk(bytes(body), record_count)
+            lines.append(self._line(record, fields))
+            size_in_bytes += len(lines[-1])
+            if size_in_bytes >= self._chunk_size_in_bytes:
+                yield Chunk.of(lines)
+                lines, size_in_bytes = [], 0
+        if lines:
+            yield Chunk.of(lines)
         if self._rows_read_count > self._rows_outside_window_count:
             self._report_absent([column.name for column, _ in absent])
 

@@ -220,7 +220,7 @@ class SimulatedSnapshot:
             self._source.interruptions_left -= 1
             raise Interrupted("the worker was told to stop")
         self.rows_read_count += len(rows)
-        return Chunk("".join(row.text() for row in rows).encode(), len(rows))
+        return Chunk.of(row.text().encode() for row in rows)
 
     def unclassified_columns(self) -> Sequence[SourceColumn]:
         return ()

@@ -1,16 +1,16 @@
 """The one query of a batch: which rows, each as a record of our CSV, and how large it can be."""
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 
 import polars as pl
 import pyarrow as pa
 
+from services.extractor.csv_fields import FIELD, chunk_of, field_of
 from services.extractor.dialects import CsvField, Dialect, Statement
 from services.extractor.readers import Chunk, Condition, SourceColumn, bound_value, range_conditions
 from services.extractor.readers.sql.driver import ResultSize, WatchedConnection
-from shared.csv_dialect import DELIMITER, QUOTE, RECORD_TERMINATOR
+from shared.csv_dialect import DELIMITER, RECORD_TERMINATOR
 from shared.domain.contracts import ColumnKind, TableContract
 from shared.domain.key_ranges import Interval
 from shared.domain.reasons import Reason
@@ -72,6 +72,16 @@ class RecordQuery:
     def is_of_records(self) -> bool:
         """Whether the server writes the records; else it sends a text for each value."""
         return self._record() is not None
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether values of the table are masked before they leave."""
+        return any(column.mask.changes_values for column in self._contract.output_columns)
+
+    @property
+    def record_pattern(self) -> str:
+        """A regular expression of a whole record."""
+        return f"^{FIELD}(?:{DELIMITER}{FIELD}){{{len(self._contract.read_columns) - 1}}}{RECORD_TERMINATOR}$"
 
     def statement(self) -> Statement:
         """Return the query of the rows. Columns that do not leave are not in it."""
@@ -319,57 +329,54 @@ def chunks_of(
     Raises:
         Refused: if a value cannot be carried.
     """
-    body_of = _server_written if query.is_of_records else _written
-    body, record_count = bytearray(), 0
+    records_of = _server_written if query.is_of_records else _written
+    gathered: list[pl.Series] = []
+    gathered_octets = 0
     for batch in batches:
-        text = body_of(batch, query.place)
-        if b"\0" in text:
+        records = records_of(batch, query)
+        if records.str.contains("\0", literal=True).any():
             raise Refused(
                 Reason.VALUE_NOT_REPRESENTABLE,
                 f"{query.place}: a value holds the character NUL, which no text of CSV, Parquet and a warehouse may hold; "
                 "let a view replace it",
             )
-        body += text
-        record_count += batch.num_rows
-        if len(body) >= size_in_bytes:
-            yield Chunk(bytes(body), record_count)
-            body, record_count = bytearray(), 0
-    if record_count:
-        yield Chunk(bytes(body), record_count)
+        gathered.append(records)
+        gathered_octets += int(records.str.len_bytes().sum())
+        if gathered_octets >= size_in_bytes:
+            yield chunk_of(pl.concat(gathered))
+            gathered, gathered_octets = [], 0
+    if gathered_octets:
+        yield chunk_of(pl.concat(gathered))
 
 
-def _server_written(batch: pa.RecordBatch, place: str) -> bytes:
-    """Return the records of a batch: they lie one behind the other in Arrow's buffer."""
-    records = batch.column(0)
-    if records.null_count:
+def _server_written(batch: pa.RecordBatch, query: RecordQuery) -> pl.Series:
+    """Return the records of a batch, as the server wrote them."""
+    records = pl.Series(batch.column(0))
+    if records.null_count():
         raise Refused(
             Reason.VALUE_NOT_REPRESENTABLE,
-            f"{place}: the server gave up on a record, which is longer than it sends (max_allowed_packet); raise that "
-            "there, or withhold the large column",
+            f"{query.place}: the server gave up on a record, which is longer than it sends (max_allowed_packet); raise "
+            "that there, or withhold the large column",
         )
-    if not pl.Series(records).str.ends_with(RECORD_TERMINATOR).all():
+    if not records.str.ends_with(RECORD_TERMINATOR).all():
         raise Refused(
             Reason.VALUE_NOT_REPRESENTABLE,
-            f"{place}: a record came cut, as some drivers do at the character NUL; let a view replace it",
+            f"{query.place}: a record came cut, as some drivers do at the character NUL; let a view replace it",
         )
-    _, offsets, text = records.buffers()
-    ends = memoryview(offsets).cast("i")
-    first, last = ends[records.offset], ends[records.offset + len(records)]
-    return bytes(memoryview(text)[first:last]) if last > first else b""
+    if query.is_masked and not records.str.contains(query.record_pattern).all():
+        raise Refused(
+            Reason.VALUE_NOT_REPRESENTABLE,
+            f"{query.place}: a record has not the columns that were asked for: its quotes were lost on the way, as drivers "
+            "do that convert between character sets; let the driver speak UTF-8",
+        )
+    return records
 
 
-def _written(batch: pa.RecordBatch, place: str) -> bytes:  # noqa: ARG001 (as `_server_written`)
-    body = io.BytesIO()
-    pl.DataFrame(pl.from_arrow(batch)).write_csv(
-        body,
-        include_header=False,
-        separator=DELIMITER,
-        quote_char=QUOTE,
-        quote_style="necessary",
-        line_terminator=RECORD_TERMINATOR,
-        null_value="",
-    )
-    return body.getvalue()
+def _written(batch: pa.RecordBatch, query: RecordQuery) -> pl.Series:  # noqa: ARG001 (as `_server_written`)
+    """Return the records of a batch that came as values."""
+    values = pl.DataFrame(pl.from_arrow(batch))
+    fields = pl.concat_str([field_of(pl.col(name)) for name in values.columns], separator=DELIMITER)
+    return values.select(pl.concat_str(fields, pl.lit(RECORD_TERMINATOR))).to_series()
 
 
 def _parameter_text(value: datetime | date | int | str) -> str:
