@@ -138,7 +138,7 @@ def _tell_done(
     if replayed:
         remark(f"{len(replayed)} batches that were held are on their way again")
     if held:
-        told = ", ".join(batch.id for batch in held[:10]) + (" and others" if len(held) > 10 else "")  # noqa: PLR2004
+        told = ", ".join(batch.id for batch in held[:10]) + (" and others" if len(held) > 10 else "")
         remark(
             f"{name}: {len(held)} batches are held for target_incompatible ({told}); `esclusa quarantine replay --source "
             f"{widening.source} --table {widening.table} --reason target_incompatible` sends them on their way"

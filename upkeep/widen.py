@@ -146,7 +146,16 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         tuple(narrower.values()),
         tuple(useful),
         tuple(stale),
-        "" if useful or narrower else f"its files have the types of contract {newest.version}",
+        "" if useful or narrower else _why_nothing(tx, newest),
+    )
+
+
+def _why_nothing(tx: LedgerTransaction, newest: ContractVersion) -> str:
+    contract = newest.contract
+    committed = tx.compactions(contract.source, contract.table, states=[CompactionState.COMMITTED])
+    is_shown = all(one.shown_at for one in committed if one.types_version is not None)
+    return f"its files have the types of contract {newest.version}" + (
+        "" if is_shown else ", and the catalog has still to be led to them: run it without --dry-run"
     )
 
 
