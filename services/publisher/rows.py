@@ -57,25 +57,34 @@ def in_types(rows: pl.DataFrame, columns: Sequence[Column], *, where: str) -> pl
     Return rows with the numbers in the types of the columns: wider ones, or the narrower ones that they came in.
 
     Raises:
-        Refused: if a value does not fit.
+        Refused: FOOTER_MISMATCH if a value does not fit.
     """
-    try:
-        return rows.with_columns(
-            values.cast(polars_type(column.output_type))
-            for values, column in zip(rows.get_columns(), columns, strict=True)
-            if _is_other_number(values.dtype, polars_type(column.output_type))
-        )
-    except pl.exceptions.InvalidOperationError as error:
-        # Its text holds values.
-        raise Refused(
-            Reason.FOOTER_MISMATCH, f"{where}: it holds numbers that do not fit the types of their columns"
-        ) from error
+    return rows.with_columns(
+        _exactly(values, wanted, where=where)
+        for values, column in zip(rows.get_columns(), columns, strict=True)
+        if _is_other_number(values.dtype, wanted := polars_type(column.output_type))
+    )
 
 
 def _is_other_number(found: pl.DataType, wanted: pl.DataType) -> bool:
     return found != wanted and (
         (found.is_integer() and wanted.is_integer()) or (found.is_decimal() and wanted.is_decimal())
     )
+
+
+def _exactly(values: pl.Series, wanted: pl.DataType, *, where: str) -> pl.Series:
+    try:
+        cast = values.cast(wanted)
+        # Polars refuses a number that is too large, and cuts one that has more digits behind the point.
+        is_exact = cast.cast(values.dtype).equals(values)
+    except pl.exceptions.InvalidOperationError:
+        is_exact = False  # The error names the value.
+    if not is_exact:
+        raise Refused(
+            Reason.FOOTER_MISMATCH,
+            f"{where}: column {values.name!r} has numbers that do not fit {wanted}, which its contract says",
+        ) from None
+    return cast
 
 
 def _rows_of_one(file: DataFile, first_row: int, blocks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,9 @@ from support.publish_batches import REPLACE, Row, assignment_of, at, column, con
 from support.upkeep import DyingLedger, ledger_rows, sweep_after
 
 from services.publisher.publish import publish
+from services.publisher.read_back import polars_type
 from services.publisher.restore import restore_catalog
-from services.publisher.rows import read_blocks
+from services.publisher.rows import in_types, read_blocks
 from shared.compactions import CommittedRows, file_of
 from shared.contract_document import sha256_of
 from shared.domain.batches import Batch, BatchEvent, BatchState
@@ -179,20 +181,48 @@ def test_what_was_widened_is_widened_again(house):
     assert house.lake_rows() == ledger_rows(house) == sorted(ROWS, key=repr)
 
 
-def test_batches_of_several_contracts_go_into_one_file_if_the_newest_writes_them_alike(house):
-    between = orders("int64", "decimal(10,2)")
+def test_files_of_several_contracts_are_brought_to_the_newest_one_whatever_they_were_widened_to():
     house = LakeHouse()
     house.publish([ROWS[0]], orders("int16", "decimal(8,2)"), quarter=1)
     register(house, orders("int32", "decimal(8,2)"), version=2)
     widen_all(house)
     house.publish([ROWS[1]], orders("int32", "decimal(8,2)"), quarter=2, version=2)
-    register(house, between, version=3)
+    register(house, orders("int64", "decimal(10,2)"), version=3)
 
     widened = widen_all(house)
 
-    assert [one.contract_version for one in widened] == [1, 2]
+    assert sorted(one.contract_version for one in widened) == [1, 2]
     assert file_types(house) == {("int64", "decimal128(10, 2)")}
     assert house.lake_rows() == ledger_rows(house) == ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "values", "too_much"),
+    [
+        ("int16", "int64", [-(2**15), None, 2**15 - 1], 2**15),
+        ("int32", "int64", [-(2**31), None, 2**31 - 1], 2**31),
+        ("decimal(10,2)", "decimal(38,2)", ["-99999999.99", None, "0.01"], "100000000.00"),
+        ("decimal(10,2)", "decimal(38,30)", ["-99999999.99", None, "0.01"], "0.011"),
+        ("decimal(36,0)", "decimal(38,2)", ["9" * 36, "-" + "9" * 36], "0.01"),
+    ],
+)  # fmt: skip
+def test_numbers_are_the_same_in_both_types_and_what_does_not_fit_is_never_cut(
+    narrow, wide, values, too_much
+):
+    typed = [Decimal(value) if isinstance(value, str) else value for value in [*values, too_much]]
+    narrower, wider = ((column("x", type_),) for type_ in (narrow, wide))
+    given = pl.DataFrame({"x": pl.Series(typed[:-1], dtype=polars_type(narrower[0].type))})
+
+    there = in_types(given, wider, where="there")
+    back = in_types(there, narrower, where="back")
+
+    assert there.schema == {"x": polars_type(wider[0].type)}
+    assert there["x"].to_list() == typed[:-1] == back["x"].to_list()
+    assert back.schema == given.schema
+    outgrown = pl.DataFrame({"x": pl.Series(typed[-1:], dtype=polars_type(wider[0].type))})
+    with pytest.raises(Refused, match="back: column 'x' has numbers that do not fit") as refused:
+        in_types(outgrown, narrower, where="back")
+    assert str(too_much) not in refused.value.detail
 
 
 # ---- what is no widening -----------------------------------------------------------------------------------
