@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -21,7 +20,7 @@ from services.publisher.restore import restore_catalog
 from services.publisher.rows import in_types, read_blocks
 from shared.compactions import CommittedRows, file_of
 from shared.contract_document import sha256_of
-from shared.domain.batches import Batch, BatchEvent, BatchState
+from shared.domain.batches import BatchState
 from shared.domain.compactions import CompactionState
 from shared.domain.contracts import ContractVersion, MaskKind, PublishMode, TableContract, Target
 from shared.domain.reasons import Reason
@@ -434,34 +433,13 @@ def test_held_batches_of_the_newest_contract_go_on_from_their_files_and_no_other
     new = house.published.batch([NEW], WIDE, quarter=9, version=2)
     old = house.published.batch([ROWS[0]], NARROW, quarter=10)
     for load in (new, old):
-        hold(house, assignment_of(load).batch)
+        house.hold(assignment_of(load).batch, Reason.TARGET_INCOMPATIBLE)
     widen_all(house)
 
     (replayed,) = replay_held("shop", "orders", ledger=house.ledger)
 
     assert (replayed.id, replayed.state) == (new.batch_id, BatchState.COMMITTED)
     assert [one.id for one in held_batches("shop", "orders", ledger=house.ledger)] == [old.batch_id]
-
-
-def hold(house: LakeHouse, batch: Batch) -> None:
-    """Have a batch held as its publisher would that could not show it."""
-    way = [state for state in BatchState if state in WAY]
-    with house.ledger.transaction() as tx:
-        held = replace(batch, state=BatchState.QUARANTINED, reason=Reason.TARGET_INCOMPATIBLE)
-        assert tx.insert_batch(held)
-        for number, (before, after) in enumerate(pairwise([None, *way]), start=1):
-            tx.append_event(
-                BatchEvent(batch.id, number, before, after or BatchState.PLANNED, tx.now(), "test")
-            )
-
-
-#: Up to the publisher, which refuses it.
-WAY = frozenset(BatchState) - {
-    BatchState.PUBLISHED,
-    BatchState.SUPERSEDED,
-    BatchState.FAILED,
-    BatchState.DISCARDED,
-}
 
 
 # ---- what happens meanwhile --------------------------------------------------------------------------------
