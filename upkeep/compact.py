@@ -13,8 +13,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import TypeAlias
 
 import polars as pl
 import structlog
@@ -486,7 +487,7 @@ def show(compaction: Compaction, *, tools: Tools) -> Compaction:
     What the ledger says may change on the way to the catalog: somebody undoes a compaction that is being shown. So it
     is asked again after the switch, and whoever comes last leaves what is right.
     """
-    _switch([compaction], tools=tools)
+    _lead([compaction], tools=tools)
     with tools.ledger.transaction() as tx:
         compactions.record_shown(tx, compaction)
         shown = tx.compaction(compaction.id)
@@ -506,48 +507,56 @@ def show_widened(widened: Sequence[Compaction], *, tools: Tools) -> list[Compact
     first, version = widened[0], max(one.types_version or 0 for one in widened)
     with tools.ledger.transaction() as tx:
         contract = tx.contract(first.source, first.table, version).contract
-    tools.catalog.change_types(external_table(contract, contract_version=version, bucket=first.bucket))
-    for some in _in_requests(widened):
-        _switch(some, tools=tools)
-        with tools.ledger.transaction() as tx:
-            compactions.record_widened(tx, some)
+    table = external_table(contract, contract_version=version, bucket=first.bucket)
+    _lead(widened, tools=tools, first=lambda: tools.catalog.change_types(table))
     with tools.ledger.transaction() as tx:
+        compactions.record_widened(tx, widened)
         shown = [found for one in widened if (found := tx.compaction(one.id))]
     log.info("widening_shown", source=first.source, table=first.table, compaction_count=len(widened))
     return shown
 
 
-def _in_requests(widened: Sequence[Compaction]) -> Iterator[list[Compaction]]:
-    """Return them so that each request switches whole compactions, of one contract."""
-    some: list[Compaction] = []
-    for one in sorted(widened, key=lambda one: (one.contract_version, one.day, one.id)):
-        size = sum(len(each.batches) for each in [*some, one])
-        if some and (size > MAX_PARTITIONS_PER_REQUEST or one.contract_version != some[-1].contract_version):
-            yield some
-            some = []
-        some.append(one)
-    yield some
+#: Partitions that are led to other folders at once, and their table as their contract has it.
+_Request: TypeAlias = tuple[ExternalTable, list[ExternalBatch]]
 
 
-def _switch(some: Sequence[Compaction], *, tools: Tools) -> None:
+def _lead(some: Sequence[Compaction], *, tools: Tools, first: Callable[[], None] = lambda: None) -> None:
     """
-    Lead the partitions of compactions of one contract where the ledger says, by one request.
+    Lead the partitions of compactions where the ledger says, after something that has to be done right before.
 
     It is asked again afterwards: what it says may have changed meanwhile.
     """
-    first = some[0]
-    with tools.ledger.transaction() as tx:
-        contract = tx.contract(first.source, first.table, first.contract_version).contract
-        if contract.publishing.target is Target.NATIVE:
-            return
-        table = shown_table(tx, contract, contract_version=first.contract_version, bucket=first.bucket)
-        batches = [batch for one in some for part in one.batches if (batch := tx.batch(part.batch_id))]
-    switched: list[ExternalBatch] = []
-    while switched != (wanted := _wanted(table, batches, tools=tools)):
-        tools.catalog.switch_partitions(table, wanted)
-        switched = wanted
+    done: list[_Request] = []
+    wanted = _requests(some, tools=tools)
+    first()
+    while done != wanted:
+        for number, (table, batches) in enumerate(wanted):
+            if done[number : number + 1] != [(table, batches)]:
+                tools.catalog.switch_partitions(table, batches)
+        done, wanted = wanted, _requests(some, tools=tools)
 
 
-def _wanted(table: ExternalTable, batches: Sequence[Batch], *, tools: Tools) -> list[ExternalBatch]:
+def _requests(some: Sequence[Compaction], *, tools: Tools) -> list[_Request]:
+    """Return what leads partitions where the ledger says: of each compaction all by one request."""
+    found: list[_Request] = []
+    by_version = sorted(some, key=lambda one: (one.contract_version, one.day, one.id))
     with tools.ledger.transaction() as tx:
-        return list(partitions_of(tx, table, batches))
+        for version, same in groupby(by_version, key=lambda one: one.contract_version):
+            of_version = list(same)
+            first = of_version[0]
+            contract = tx.contract(first.source, first.table, version).contract
+            if contract.publishing.target is Target.NATIVE:
+                continue
+            table = shown_table(tx, contract, contract_version=version, bucket=first.bucket)
+            ids = [part.batch_id for one in of_version for part in one.batches]
+            batches = [batch for id_ in ids if (batch := tx.batch(id_))]
+            partitions = {batch.batch_id: batch for batch in partitions_of(tx, table, batches)}
+            request: list[ExternalBatch] = []
+            for one in of_version:
+                own = [partitions[part.batch_id] for part in one.batches]
+                if request and len(request) + len(own) > MAX_PARTITIONS_PER_REQUEST:
+                    found.append((table, request))
+                    request = []
+                request = [*request, *own]
+            found.append((table, request))
+    return found
