@@ -7,7 +7,7 @@ those before; then the catalog follows. A run that dies is taken up by the same 
 also by the next compaction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -230,7 +230,9 @@ class _Types:
         if column.mask.kind is MaskKind.KEEP and now.mask.kind is not MaskKind.KEEP:
             # What was published in clear stays as it is; nobody writes it once more.
             if is_written_anew:
-                self._others.add(f"column {column.name!r} is masked by now, and older files have it in clear")
+                self._others.add(
+                    f"column {column.name!r} is masked or dropped by now, and older files have it in clear"
+                )
         elif now.leaves and after.widens(before):
             if column.mask == now.mask:
                 self.widened.add((column.name, str(before), str(after)))
@@ -299,6 +301,10 @@ def widen(
     lost: LostLease | None = None
     for _ in range(MAX_ROUNDS):
         widening = find_widening(source, table, ledger=tools.ledger)
+        _give_up(widening.stale, ledger=tools.ledger)
+        if widening.why_nothing:
+            _require_none_under_way(source, table, ledger=tools.ledger)
+            return done
         for group in widening.groups:
             write_group(group, tools=tools, detail=detail, keep=_keep)
             on_group(group)
@@ -309,9 +315,6 @@ def widen(
             lost = error
             continue
         done += show_widened(committed, tools=tools)
-        if not committed and not widening.groups:
-            _require_none_under_way(source, table, ledger=tools.ledger)
-            return done
     raise lost or Unavailable(
         f"{source}.{table}: batches of an older contract were published {MAX_ROUNDS} times meanwhile; run the same again"
     )
@@ -321,11 +324,18 @@ def _keep(tx: LedgerTransaction, compaction_id: str, file: DataFile) -> Compacti
     return compactions.prepare(tx, compaction_id, file=file)
 
 
+def _give_up(stale: Sequence[Compaction], *, ledger: Ledger) -> None:
+    """Give files up that wait in vain."""
+    for compaction in stale:
+        with ledger.transaction() as tx:
+            compactions.abandon(
+                tx, compaction.id, detail="its batches, or the types that are wanted, are others by now"
+            )
+
+
 def _commit(tx: LedgerTransaction, source: str, table: str, *, tools: Tools) -> list[Compaction]:
     """Have all files that wait read, if there are those of all batches; if not, nothing changes."""
     look = _look(tx, source, table)
-    for compaction in look.stale:
-        compactions.abandon(tx, compaction.id, detail="its batches, or the types wanted, are others by now")
     if look.uncovered or not look.prepared:
         return []
     committed = compactions.commit_widenings(

@@ -27,6 +27,7 @@ from shared.domain.reasons import Reason
 from shared.errors import LostLease, Refused, Unavailable
 from shared.ports import Ledger
 from upkeep import compact, rollback
+from upkeep import widen as module
 from upkeep.compact import Tools
 from upkeep.lake_query import query_lake
 from upkeep.widen import MAX_ROUNDS, find_widening, held_batches, replay_held, widen
@@ -230,8 +231,8 @@ def test_numbers_are_the_same_in_both_types_and_what_does_not_fit_is_never_cut(
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (column("x"), column("x", mask=MaskKind.HMAC), "'x' is masked by now, and older files have it in clear"),
-        (column("x"), column("x", mask=MaskKind.DROP), "'x' is masked by now"),
+        (column("x"), column("x", mask=MaskKind.HMAC), "'x' is masked or dropped by now, and older files have it in clear"),
+        (column("x"), column("x", mask=MaskKind.DROP), "'x' is masked or dropped by now"),
         (column("x", "int32"), column("x", "int16"), "column 'x' should be int16, found int32"),
         (column("x", "float32"), column("x", "float64"), "column 'x' should be float64, found float32"),
         (column("x", "int32"), column("x"), "column 'x' should be string, found int32"),
@@ -447,9 +448,7 @@ def test_held_batches_of_the_newest_contract_go_on_from_their_files_and_no_other
 
 def while_writing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, times: int = 1) -> None:
     """Have something happen when a file was proven, so often."""
-    from upkeep import compact as module
-
-    original, left = module._prove, [times]
+    original, left = compact._prove, [times]
 
     def proven(*args: object, **kwargs: object) -> None:
         original(*args, **kwargs)  # type: ignore[arg-type]
@@ -457,11 +456,32 @@ def while_writing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *,
             left[0] -= 1
             act()
 
-    monkeypatch.setattr(module, "_prove", proven)
+    monkeypatch.setattr(compact, "_prove", proven)
 
 
 def test_a_batch_that_is_published_meanwhile_is_taken_in(house, monkeypatch):
     while_writing(monkeypatch, lambda: house.publish([(8, Decimal(2), at(8))], NARROW, quarter=8))
+
+    widen_all(house)
+
+    assert file_types(house) == WIDE_FILES
+    assert [row[0] for row in house.lake_rows()] == list(range(9))
+
+
+def test_a_batch_that_is_published_right_before_the_commit_is_written_first(house, monkeypatch):
+    dying = DyingLedger(house.ledger, number=4, before=False)
+    with pytest.raises(Unavailable):
+        widen_all(house, Tools(dying, house.store, house.catalog))
+    assert states(house) == ["prepared"]
+    original = module.find_widening
+
+    def find_and_publish(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(module, "find_widening", original)
+        found = original(*args, **kwargs)
+        house.publish([(8, Decimal(2), at(8))], NARROW, quarter=8)
+        return found
+
+    monkeypatch.setattr(module, "find_widening", find_and_publish)
 
     widen_all(house)
 
