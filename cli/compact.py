@@ -109,9 +109,11 @@ def compact(
         return
     done, errors = _compact(chosen, span, target_size_in_bytes, tools)
     if as_json:
-        print_json({"compactions": [_document(one) for one in done], "errors": [str(e) for e in errors]})
+        print_json(
+            {"compactions": [compaction_document(one) for one in done], "errors": [str(e) for e in errors]}
+        )
     else:
-        _print_compactions(done, none="nothing to compact")
+        print_compactions(done, none="nothing to compact")
     for error in errors:
         tell_error(error)
     if errors:
@@ -193,18 +195,18 @@ def _undo(source: str, table: str, compaction_id: str, *, tools: "Tools", as_jso
         )
     undone = undo(compaction_id, tools=tools, detail="esclusa compact --undo")
     if as_json:
-        print_json({"compactions": [_document(undone)], "errors": []})
+        print_json({"compactions": [compaction_document(undone)], "errors": []})
     else:
-        _print_compactions([undone], none="")
+        print_compactions([undone], none="")
 
 
 def _list(source: str, table: str, *, tools: "Tools", as_json: bool) -> None:
     with tools.ledger.transaction() as tx:
         found = tx.compactions(source, table)
     if as_json:
-        print_json({"compactions": [_document(one) for one in found], "errors": []})
+        print_json({"compactions": [compaction_document(one) for one in found], "errors": []})
     else:
-        _print_compactions(found, none=f"{source}.{table} was never compacted")
+        print_compactions(found, none=f"{source}.{table} was never compacted")
 
 
 # ---- what is told ------------------------------------------------------------------------------------------
@@ -212,20 +214,30 @@ def _list(source: str, table: str, *, tools: "Tools", as_json: bool) -> None:
 
 def _tell_groups(groups: Sequence["Group"], *, as_json: bool) -> None:
     if as_json:
-        documents = [
-            {
-                "source": group.contract.source,
-                "table": group.contract.table,
-                "day": group.day,
-                "batch_count": len(group.members),
-                "file_count": group.file_count,
-                "record_count": group.record_count,
-                "size_in_bytes": group.size_in_bytes,
-            }
-            for group in groups
-        ]
-        print_json({"groups": documents})
+        print_json({"groups": [group_document(group) for group in groups]})
         return
+    print_groups(groups, none="nothing to compact")
+    if groups:
+        remark(
+            f"a run would write {len(groups)} files in place of {sum(len(group.files) for group in groups)}"
+        )
+
+
+def group_document(group: "Group") -> dict[str, Any]:
+    """Return a file that is to be written as JSON."""
+    return {
+        "source": group.contract.source,
+        "table": group.contract.table,
+        "day": group.day,
+        "batch_count": len(group.members),
+        "file_count": len(group.files),
+        "record_count": group.record_count,
+        "size_in_bytes": group.size_in_bytes,
+    }
+
+
+def print_groups(groups: Sequence["Group"], *, none: str) -> None:
+    """Print a line for each file that is to be written."""
     print_table(
         [
             heading("table"),
@@ -240,27 +252,25 @@ def _tell_groups(groups: Sequence["Group"], *, as_json: bool) -> None:
                 f"{group.contract.source}.{group.contract.table}",
                 group.day,
                 len(group.members),
-                group.file_count,
+                len(group.files),
                 group.record_count,
                 size_text(group.size_in_bytes),
             )
             for group in groups
         ],
-        none="nothing to compact",
+        none=none,
     )
-    if groups:
-        remark(
-            f"a run would write {len(groups)} files in place of {sum(group.file_count for group in groups)}"
-        )
 
 
-def _document(compaction: "Compaction") -> dict[str, Any]:
+def compaction_document(compaction: "Compaction") -> dict[str, Any]:
+    """Return a compaction as JSON."""
     return {
         "id": compaction.id,
         "source": compaction.source,
         "table": compaction.table,
         "day": compaction.day,
         "state": compaction.state,
+        "types_version": compaction.types_version,
         "batch_ids": [part.batch_id for part in compaction.batches],
         "record_count": compaction.row_count,
         "decided_at": compaction.decided_at,
@@ -271,7 +281,13 @@ def _document(compaction: "Compaction") -> dict[str, Any]:
     }
 
 
-def _print_compactions(found: Sequence["Compaction"], *, none: str) -> None:
+def print_compactions(found: Sequence["Compaction"], *, none: str) -> None:
+    """Print a line for each compaction."""
+    from shared.domain.compactions import CompactionState
+
+    # Of the others no catalog ever hears.
+    states = {CompactionState.COMMITTED, CompactionState.UNDONE, CompactionState.REPLACED}
+    unshown = [one for one in found if one.shown_at is None and one.state in states]
     print_table(
         [
             whole("compaction"),
@@ -287,7 +303,7 @@ def _print_compactions(found: Sequence["Compaction"], *, none: str) -> None:
                 one.id,
                 f"{one.source}.{one.table}",
                 one.day,
-                one.state if one.shown_at else f"{one.state}, not shown yet",
+                f"{one.state}, not shown yet" if one in unshown else one.state,
                 len(one.batches),
                 one.row_count,
                 "gone" if one.cleaned_at else one.delete_after or "",
@@ -296,5 +312,5 @@ def _print_compactions(found: Sequence["Compaction"], *, none: str) -> None:
         ],
         none=none,
     )
-    if any(one.shown_at is None and one.decided_at and one.state != "abandoned" for one in found):
+    if unshown:
         remark("some are not shown by the catalog yet: run it again")

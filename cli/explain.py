@@ -78,7 +78,8 @@ CURES = {
     ),
     Reason.EMPTY_REPLACE: "If the source is rightly empty, set `allow_empty` for the table, else fill it again; then replay.",
     Reason.PROOF_FAILED: "Replay the batch; if it returns, the warehouse drops or doubles rows: look into it.",
-    Reason.TARGET_INCOMPATIBLE: "Alter or drop the target's column, or correct the type; then replay.",
+    Reason.TARGET_INCOMPATIBLE: "Where numbers of an external table became wider, `esclusa widen` carries it. Else alter or drop "
+    "the target's column, or correct the type. Then replay.",
     Reason.ROLLED_BACK: "`esclusa rollback TABLE --forward` loads everything again, and replays the batches held for this.",
     Reason.NEWER_SNAPSHOT_PUBLISHED: "Nothing to do.",
     Reason.ATTEMPT_FAILED: "Nothing to do while attempts are left: the next one follows by itself.",

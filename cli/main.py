@@ -33,6 +33,7 @@ from cli import (
     rotation,
     sources,
     sweep,
+    widen,
 )
 from cli.context import JsonOption
 from cli.output import ExitCode, errors_told, print_json, visible
@@ -94,7 +95,7 @@ for command in (
     *(look.status, look.files, look.why, look.query),
     *(alarms.alarms, alarms.retire),
     *(prove.prove, recount.recount),
-    *(compact.compact, rollback.rollback),
+    *(compact.compact, widen.widen, rollback.rollback),
     masks.masks,
     sweep.sweep,
     metrics.metrics,

@@ -37,6 +37,7 @@ SERVICES: Final[Mapping[str, tuple[str, str, str]]] = {
 _ROLES_OF_COMMANDS: Final[Mapping[str, str]] = {
     "prove": AUDITOR,
     "compact": UPKEEP,
+    "widen": UPKEEP,
     "rollback": UPKEEP,
 }
 

@@ -19,7 +19,7 @@ WORKER_QUEUES: Mapping[str, tuple[QueueName, ...]] = {
     "publisher": (QueueName.PUBLISH,),
 }
 
-#: What cron runs: `planner` enqueues and counts, `auditor` proves, `upkeep` compacts tables (and leads them back, by hand).
+#: What cron runs: `planner` enqueues and counts, `auditor` proves, `upkeep` compacts tables (and widens or leads them back, by hand).
 PLANNER = "planner"
 AUDITOR = "auditor"
 UPKEEP = "upkeep"

@@ -17,10 +17,12 @@ class VisibleFile:
     """One file, and the partition in which the catalog shows it."""
 
     file: DataFile
-    #: Of the contract by which it is written.
+    #: Of the contract whose columns it has.
     contract_version: int
     day: str
     batch_id: str
+    #: Of the contract whose types it has, if it was widened.
+    types_version: int | None = None
 
 
 def published_batches(
@@ -54,7 +56,11 @@ def visible_files(tx: LedgerTransaction, source: str, table: str) -> list[Visibl
             if file is None:
                 raise KeyError(f"compaction {compaction.id}: the ledger does not name its file")
             found[compaction.id] = VisibleFile(
-                file, compaction.contract_version, compaction.day, compaction.carrier.batch_id
+                file,
+                compaction.contract_version,
+                compaction.day,
+                compaction.carrier.batch_id,
+                compaction.types_version,
             )
             continue
         for file in own.get((batch.id, batch.committed_attempt), []):

@@ -13,8 +13,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import TypeAlias
 
 import polars as pl
 import structlog
@@ -29,8 +30,8 @@ from services.publisher.catalog import (
     LakeCatalog,
     external_table,
 )
-from services.publisher.partitions import partitions_of
-from services.publisher.rows import read_blocks
+from services.publisher.partitions import partitions_of, shown_table
+from services.publisher.rows import in_types, read_blocks
 from shared import compactions
 from shared.compactions import CommittedRows
 from shared.domain.batches import Batch, BatchState
@@ -46,8 +47,8 @@ from shared.domain.files import (
 from shared.domain.reasons import Reason
 from shared.domain.windows import Window, is_key_sweep
 from shared.errors import EsclusaError, LostLease, Refused
-from shared.parquet_footer import METADATA_PREFIX
-from shared.ports import Ledger, ObjectStore
+from shared.parquet_footer import METADATA_PREFIX, check_columns, expected_columns, read_footer
+from shared.ports import Ledger, LedgerTransaction, ObjectStore
 from shared.rollbacks import rollback_of
 
 log = structlog.get_logger()
@@ -69,6 +70,8 @@ class Member:
     """A batch of a group, with its committed files in their order."""
 
     batch: Batch
+    #: Under which it was read.
+    contract: TableContract
     files: tuple[DataFile, ...]
 
     @property
@@ -86,11 +89,16 @@ class Member:
 class Group:
     """Batches of one day of a table whose rows fit into one file, and whose contracts write them alike."""
 
+    #: By which the file is written.
     contract: TableContract
     contract_version: int
     bucket: str
     day: str
     members: tuple[Member, ...]
+    #: Of a widening: the contract whose types the file gets.
+    types_version: int | None = None
+    #: The file of a compaction that has the rows of all members, in their order; None: each has files of its own.
+    shared_file: DataFile | None = None
 
     @property
     def record_count(self) -> int:
@@ -98,14 +106,16 @@ class Group:
         return sum(member.record_count for member in self.members)
 
     @property
-    def file_count(self) -> int:
-        """Files of all members."""
-        return sum(len(member.files) for member in self.members)
+    def files(self) -> list[DataFile]:
+        """The files that are read for it."""
+        if self.shared_file is not None:
+            return [self.shared_file]
+        return [file for member in self.members for file in member.files]
 
     @property
     def size_in_bytes(self) -> int:
-        """Bytes of all members."""
-        return sum(member.size_in_bytes for member in self.members)
+        """Bytes of these files."""
+        return sum(file.file_size_in_bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +149,14 @@ def find_groups(
         Refused: if the table is held at an earlier state.
     """
     with ledger.transaction() as tx:
-        if rollback_of(tx, source, table) is not None:
-            raise Refused(
-                Reason.ROLLED_BACK,
-                f"{source}.{table}: it is held at an earlier state; `esclusa rollback {source}.{table} --forward` first",
-            )
+        refuse_held(tx, source, table)
         rows = CommittedRows.of(tx, source, table)
-        written = tx.compactions(source, table, states=[CompactionState.WRITING])
+        written = tx.compactions(source, table, states=[CompactionState.WRITING, CompactionState.PREPARED])
         now = tx.now()
         busy = {
             part.batch_id
             for compaction in written
-            if now < compaction.lease_until
+            if compaction.state is CompactionState.PREPARED or now < compaction.lease_until
             for part in compaction.batches
         }
         contracts: dict[int, TableContract] = {}
@@ -165,25 +171,41 @@ def find_groups(
                 contracts[version] = tx.contract(source, table, version).contract
             files = tuple(rows.files_of(tx, batch))
             if contracts[version].publishing.mode is not PublishMode.REPLACE and files:
-                days.setdefault(day_of_key(files[0].location.key), []).append(Member(batch, files))
+                days.setdefault(day_of_key(files[0].location.key), []).append(
+                    Member(batch, contracts[version], files)
+                )
     return [
         group
         for day in sorted(days)
-        for group in _groups_of(day, days[day], contracts, target_size_in_bytes=target_size_in_bytes)
+        for group in groups_of(day, days[day], contracts, target_size_in_bytes=target_size_in_bytes)
+        if len(group.members) > 1
     ]
 
 
-def _groups_of(
+def refuse_held(tx: LedgerTransaction, source: str, table: str) -> None:
+    """Refuse a table that is held at an earlier state."""
+    if rollback_of(tx, source, table) is not None:
+        raise Refused(
+            Reason.ROLLED_BACK,
+            f"{source}.{table}: it is held at an earlier state; `esclusa rollback {source}.{table} --forward` first",
+        )
+
+
+def groups_of(
     day: str, members: Sequence[Member], contracts: Mapping[int, TableContract], *, target_size_in_bytes: int
 ) -> Iterator[Group]:
-    """Cut the batches of a day into groups, in the order of their windows."""
+    """
+    Cut the batches of a day into groups, in the order of their windows.
+
+    `contracts`: by version, those by which their rows are written anew.
+    """
     group: list[Member] = []
     for member in sorted(members, key=lambda member: (member.batch.as_of, member.batch.id)):
         if group and not _fits(group, member, contracts, target_size_in_bytes=target_size_in_bytes):
-            yield from _worth_it(day, group, contracts)
+            yield _group_of(day, group, contracts)
             group = []
         group.append(member)
-    yield from _worth_it(day, group, contracts)
+    yield _group_of(day, group, contracts)
 
 
 def _fits(
@@ -210,11 +232,9 @@ def _is_written_alike(one: TableContract, other: TableContract) -> bool:
     return written(one) == written(other)
 
 
-def _worth_it(day: str, members: Sequence[Member], contracts: Mapping[int, TableContract]) -> Iterator[Group]:
-    if len(members) < 2 or sum(len(member.files) for member in members) < 2:
-        return
+def _group_of(day: str, members: Sequence[Member], contracts: Mapping[int, TableContract]) -> Group:
     version = max(member.batch.contract_version for member in members)
-    yield Group(contracts[version], version, members[0].batch.bucket, day, tuple(members))
+    return Group(contracts[version], version, members[0].batch.bucket, day, tuple(members))
 
 
 # ---- one group ---------------------------------------------------------------------------------------------
@@ -229,23 +249,44 @@ def compact_group(group: Group, *, tools: Tools, detail: str) -> Compaction:
         Refused: if a file is not the one that the ledger knows, or the file written does not hold the same rows.
         Unavailable: if ledger, store or catalog did not answer. The next run goes on.
     """
+    committed = write_group(
+        group,
+        tools=tools,
+        detail=detail,
+        keep=lambda tx, id_, file: compactions.commit(tx, id_, file=file, retention=tools.retention),
+    )
+    return show(committed, tools=tools)
+
+
+def write_group(
+    group: Group, *, tools: Tools, detail: str, keep: Callable[[LedgerTransaction, str, DataFile], Compaction]
+) -> Compaction:
+    """
+    Write the rows of a group as one file, prove it, have a transaction of the ledger keep it, and return the compaction.
+
+    Raises:
+        LostLease: if it took longer than its lease, or `keep` finds the batches changed.
+        Refused: if a file is not the one that the ledger knows, or the file written does not hold the same rows.
+        Unavailable: if ledger or store did not answer.
+    """
     compaction = _begin(group, tools=tools, detail=detail)
     log.info("compaction_begun", compaction=compaction.id, batch_count=len(group.members))
     try:
         file = _write(group, compaction, store=tools.store)
         with tools.ledger.transaction() as tx:
-            committed = compactions.commit(tx, compaction.id, file=file, retention=tools.retention)
+            kept = keep(tx, compaction.id, file)
     except EsclusaError as error:
         with tools.ledger.transaction() as tx:
             compactions.abandon(tx, compaction.id, detail=str(error))
         raise
     log.info(
-        "compaction_committed",
-        compaction=committed.id,
-        record_count=committed.row_count,
+        "compaction_written",
+        compaction=kept.id,
+        state=kept.state,
+        record_count=kept.row_count,
         file_size_in_bytes=file.file_size_in_bytes,
     )
-    return show(committed, tools=tools)
+    return kept
 
 
 def _begin(group: Group, *, tools: Tools, detail: str) -> Compaction:
@@ -263,6 +304,7 @@ def _begin(group: Group, *, tools: Tools, detail: str) -> Compaction:
             bucket=group.bucket,
             day=group.day,
             contract_version=group.contract_version,
+            types_version=group.types_version,
             state=CompactionState.WRITING,
             batches=tuple(parts),
             begun_at=now,
@@ -276,7 +318,7 @@ def _begin(group: Group, *, tools: Tools, detail: str) -> Compaction:
 def _write(group: Group, compaction: Compaction, *, store: ObjectStore) -> DataFile:
     """Write the file of a compaction, and prove that it holds the rows of its batches."""
     with tempfile.TemporaryDirectory(prefix="esclusa-compact-") as directory:
-        checksums: list[Checksum] = []
+        checksums = [Checksum() for _ in group.members]
         (part,) = write_parts(
             row_groups(
                 _rows(group, checksums, store=store),
@@ -302,23 +344,49 @@ def _rows(
     group: Group, checksums: list[Checksum], *, store: ObjectStore
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read the rows of each batch after those of the one before, and note what each comes to."""
-    for member in group.members:
-        checksum = Checksum()
+    for number, block in _blocks(group, store=store):
+        checksums[number] += _checksum(block, group.members[number])
+        rows = in_types(
+            block, group.contract.output_columns, where=f"{group.contract.source}.{group.contract.table}"
+        )
+        yield rows, int(rows.estimated_size())
+
+
+def _blocks(group: Group, *, store: ObjectStore) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Read the rows of each batch, with its number in the group."""
+    if group.shared_file is not None:
+        columns = group.contract.output_columns
+        yield from _by_member(read_blocks(group.shared_file, columns=columns, store=store), group.members)
+        return
+    for number, member in enumerate(group.members):
         for file in member.files:
-            for block in read_blocks(file, columns=group.contract.output_columns, store=store):
-                checksum += _checksum(block, group.contract)
-                yield block, int(block.estimated_size())
-        checksums.append(checksum)
+            for block in read_blocks(file, columns=member.contract.output_columns, store=store):
+                yield number, block
 
 
-def _checksum(rows: pl.DataFrame, contract: TableContract) -> Checksum:
+def _by_member(
+    blocks: Iterator[pl.DataFrame], members: Sequence[Member]
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Cut the rows of a file, which lie batch after batch, into those of each."""
+    ends = list(accumulate(member.record_count for member in members))
+    position = 0
+    for block in blocks:
+        for number in range(bisect_right(ends, position), len(ends)):
+            start = max(ends[number] - members[number].record_count, position)
+            if start >= position + block.height:
+                break
+            yield number, block[start - position : min(ends[number], position + block.height) - position]
+        position += block.height
+
+
+def _checksum(rows: pl.DataFrame, member: Member) -> Checksum:
+    """Return the checksum of rows of a batch in the types in which it brought them, whatever those of their file are."""
+    columns = member.contract.output_columns
+    own = in_types(rows, columns, where=f"batch {member.batch.id}")
     numbered = pl.DataFrame(
-        [values.alias(position_name(position)) for position, values in enumerate(rows.get_columns())]
+        [values.alias(position_name(position)) for position, values in enumerate(own.get_columns())]
     )
-    cells = [
-        (pl.col(position_name(position)), column.output_type)
-        for position, column in enumerate(contract.output_columns)
-    ]
+    cells = [(pl.col(position_name(position)), column.output_type) for position, column in enumerate(columns)]
     return Checksum.of(numbered.select(fingerprint(cells).alias("row"))["row"])
 
 
@@ -355,17 +423,12 @@ def _prove(group: Group, file: DataFile, expected: Sequence[Checksum], *, store:
         Refused: PROOF_FAILED if they are not those of its own files, FOOTER_MISMATCH or CHECKSUM_MISMATCH if the file
             is another.
     """
-    ends = list(accumulate(member.record_count for member in group.members))
+    footer = read_footer(store, file.location, file_size_in_bytes=file.file_size_in_bytes)
+    check_columns(footer.columns, expected_columns(group.contract), file.location)
     found = [Checksum() for _ in group.members]
-    position = 0
-    for block in read_blocks(file, columns=group.contract.output_columns, store=store):
-        for number in range(bisect_right(ends, position), len(ends)):
-            start = max(ends[number] - group.members[number].record_count, position)
-            if start >= position + block.height:
-                break
-            own = block[start - position : min(ends[number], position + block.height) - position]
-            found[number] += _checksum(own, group.contract)
-        position += block.height
+    blocks = read_blocks(file, columns=group.contract.output_columns, store=store)
+    for number, own in _by_member(blocks, group.members):
+        found[number] += _checksum(own, group.members[number])
     for member, one, other in zip(group.members, expected, found, strict=True):
         if one != other or one.row_count != member.record_count:
             raise Refused(
@@ -387,8 +450,10 @@ def finish(source: str, table: str, *, tools: Tools) -> list[Compaction]:
     """
     with tools.ledger.transaction() as tx:
         states = [CompactionState.COMMITTED, CompactionState.UNDONE]
-        found = tx.compactions(source, table, states=states)
-    return [show(compaction, tools=tools) for compaction in found if compaction.shown_at is None]
+        found = [one for one in tx.compactions(source, table, states=states) if one.shown_at is None]
+    # Types first: whatever else is to be shown is shown in them.
+    done = show_widened([one for one in found if one.types_version is not None], tools=tools)
+    return done + [show(one, tools=tools) for one in found if one.types_version is None]
 
 
 def undo(compaction_id: str, *, tools: Tools, detail: str) -> Compaction:
@@ -422,17 +487,7 @@ def show(compaction: Compaction, *, tools: Tools) -> Compaction:
     What the ledger says may change on the way to the catalog: somebody undoes a compaction that is being shown. So it
     is asked again after the switch, and whoever comes last leaves what is right.
     """
-    with tools.ledger.transaction() as tx:
-        contract = tx.contract(compaction.source, compaction.table, compaction.contract_version).contract
-        batches = [batch for part in compaction.batches if (batch := tx.batch(part.batch_id))]
-    if contract.publishing.target is not Target.NATIVE:
-        table = external_table(
-            contract, contract_version=compaction.contract_version, bucket=compaction.bucket
-        )
-        switched: list[ExternalBatch] = []
-        while switched != (wanted := _wanted(table, batches, tools=tools)):
-            tools.catalog.switch_partitions(table, wanted)
-            switched = wanted
+    _lead([compaction], tools=tools)
     with tools.ledger.transaction() as tx:
         compactions.record_shown(tx, compaction)
         shown = tx.compaction(compaction.id)
@@ -440,6 +495,68 @@ def show(compaction: Compaction, *, tools: Tools) -> Compaction:
     return shown or compaction
 
 
-def _wanted(table: ExternalTable, batches: Sequence[Batch], *, tools: Tools) -> list[ExternalBatch]:
+def show_widened(widened: Sequence[Compaction], *, tools: Tools) -> list[Compaction]:
+    """
+    Bring the catalog to the types of a table's committed widenings and to their files, and record it; return these.
+
+    The table's types by one request, then a hundred partitions in each. In between a query that meets a partition of the
+    other type fails in Spectrum: Glue knows no transaction.
+    """
+    if not widened:
+        return []
+    first, version = widened[0], max(one.types_version or 0 for one in widened)
     with tools.ledger.transaction() as tx:
-        return list(partitions_of(tx, table, batches))
+        contract = tx.contract(first.source, first.table, version).contract
+    table = external_table(contract, contract_version=version, bucket=first.bucket)
+    _lead(widened, tools=tools, first=lambda: tools.catalog.change_types(table))
+    with tools.ledger.transaction() as tx:
+        compactions.record_widened(tx, widened)
+        shown = [found for one in widened if (found := tx.compaction(one.id))]
+    log.info("widening_shown", source=first.source, table=first.table, compaction_count=len(widened))
+    return shown
+
+
+#: Partitions that are led to other folders at once, and their table as their contract has it.
+_Request: TypeAlias = tuple[ExternalTable, list[ExternalBatch]]
+
+
+def _lead(some: Sequence[Compaction], *, tools: Tools, first: Callable[[], None] = lambda: None) -> None:
+    """
+    Lead the partitions of compactions where the ledger says, after something that has to be done right before.
+
+    It is asked again afterwards: what it says may have changed meanwhile.
+    """
+    done: list[_Request] = []
+    wanted = _requests(some, tools=tools)
+    first()
+    while done != wanted:
+        for number, (table, batches) in enumerate(wanted):
+            if done[number : number + 1] != [(table, batches)]:
+                tools.catalog.switch_partitions(table, batches)
+        done, wanted = wanted, _requests(some, tools=tools)
+
+
+def _requests(some: Sequence[Compaction], *, tools: Tools) -> list[_Request]:
+    """Return what leads partitions where the ledger says: of each compaction all by one request."""
+    found: list[_Request] = []
+    by_version = sorted(some, key=lambda one: (one.contract_version, one.day, one.id))
+    with tools.ledger.transaction() as tx:
+        for version, same in groupby(by_version, key=lambda one: one.contract_version):
+            of_version = list(same)
+            first = of_version[0]
+            contract = tx.contract(first.source, first.table, version).contract
+            if contract.publishing.target is Target.NATIVE:
+                continue
+            table = shown_table(tx, contract, contract_version=version, bucket=first.bucket)
+            ids = [part.batch_id for one in of_version for part in one.batches]
+            batches = [batch for id_ in ids if (batch := tx.batch(id_))]
+            partitions = {batch.batch_id: batch for batch in partitions_of(tx, table, batches)}
+            request: list[ExternalBatch] = []
+            for one in of_version:
+                own = [partitions[part.batch_id] for part in one.batches]
+                if request and len(request) + len(own) > MAX_PARTITIONS_PER_REQUEST:
+                    found.append((table, request))
+                    request = []
+                request = [*request, *own]
+            found.append((table, request))
+    return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from services.publisher.catalog import BATCH_KEY, DAY_KEY, describe_column
 from services.publisher.warehouse import QueryFailed, QueryResult
+from shared.compactions import in_types
 from shared.domain.contracts import Column, ColumnKind, ColumnType, TableContract
 from shared.errors import EsclusaError
 from shared.ports import Ledger, ObjectStore
@@ -53,8 +54,9 @@ class LakeTable:
 
     source: str
     name: str
-    #: By version: those under which its files are written. The newest says what people see.
-    contracts: Mapping[int, TableContract]
+    #: By version, and that of the types if they were widened: those by which its files are written. The newest says what
+    #: people see.
+    contracts: Mapping[tuple[int, int], TableContract]
     files: tuple[VisibleFile, ...]
 
     @property
@@ -130,11 +132,17 @@ def _lake_tables(ledger: Ledger, wanted: set[str]) -> list[LakeTable]:
                     "DuckDB cannot tell them apart"
                 )
             files = tuple(visible_files(tx, source, table))
-            versions = {file.contract_version for file in files}
-            contracts = {version: tx.contract(source, table, version).contract for version in versions}
+            contracts = {
+                versions: in_types(tx, tx.contract(source, table, versions[0]).contract, versions[1] or None)
+                for versions in {_versions(file) for file in files}
+            }
             if contracts:
                 found[name] = LakeTable(source, table, contracts, files)
     return list(found.values())
+
+
+def _versions(file: VisibleFile) -> tuple[int, int]:
+    return file.contract_version, file.types_version or 0
 
 
 def _is_spelled(name: str, written: str) -> bool:
@@ -153,9 +161,10 @@ def _is_spelled(name: str, written: str) -> bool:
 def _show(connection: "duckdb.DuckDBPyConnection", table: LakeTable, files: StoreFiles) -> None:
     """Create the view of a table: what its files hold, in the columns of its newest contract."""
     parts = []
-    for version, contract in sorted(table.contracts.items()):
-        own = [file for file in table.files if file.contract_version == version]
-        registered = f"esclusa files {table.source}.{table.name} {version}"
+    for (version, types_version), contract in sorted(table.contracts.items(), key=lambda item: item[0]):
+        own = [file for file in table.files if _versions(file) == (version, types_version)]
+        widened = f" in types of {types_version}" if types_version else ""
+        registered = f"esclusa files {table.source}.{table.name} {version}{widened}"
         connection.register(registered, _dataset(own, contract, table.newest, files))
         parts.append(f"SELECT {_selected(contract, table.newest)} FROM {_quoted(registered)}")
     view = _name(table.source, table.name)

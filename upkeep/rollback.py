@@ -13,12 +13,8 @@ from datetime import datetime
 
 import structlog
 
-from services.publisher.catalog import (
-    MAX_PARTITIONS_PER_REQUEST,
-    LakeCatalog,
-    external_table,
-)
-from services.publisher.partitions import partitions_of
+from services.publisher.catalog import MAX_PARTITIONS_PER_REQUEST, LakeCatalog
+from services.publisher.partitions import partitions_of, shown_table
 from services.publisher.warehouse import NativeLoad, Rebuild, RebuildResult, Warehouse
 from shared import lifecycle
 from shared.compactions import CommittedRows, lock_batches
@@ -185,10 +181,11 @@ def _require_whole_compactions(
         compaction = rows.compaction_of(batch.id)
         if compaction is not None and compaction.id in of_kept:
             name = f"{batch.source}.{batch.table}"
+            undo = f"`esclusa compact {name} --undo {compaction.id}` first, or "
             raise _refused(
                 f"{name}: the rows of batch {batch.id}, which would go, and of {of_kept[compaction.id].id}, which would "
-                f"stay, lie in the one file of compaction {compaction.id}; `esclusa compact {name} --undo {compaction.id}` "
-                "first, or go back to a batch that was published before or after all of them"
+                f"stay, lie in the one file of compaction {compaction.id}; {'' if compaction.types_version else undo}go "
+                "back to a batch that was published before or after all of them"
             )
 
 
@@ -325,7 +322,8 @@ def _require_nothing_new(plan: Plan, tools: Tools) -> None:
 
 
 def _show(plan: Plan, rollback: Rollback, *, tools: Tools) -> None:
-    table = external_table(plan.contract, contract_version=plan.contract_version, bucket=plan.bucket)
+    with tools.ledger.transaction() as tx:
+        table = shown_table(tx, plan.contract, contract_version=plan.contract_version, bucket=plan.bucket)
     batches = [batch for batch in [*plan.kept, *plan.withdrawn] if not is_key_sweep(batch.slot)]
     if plan.contract.publishing.mode is PublishMode.REPLACE:
         batches = [batch for batch in batches if batch.id == plan.loads[0].batch_id]

@@ -94,7 +94,7 @@ def find_replaced(ledger: Ledger, *, limits: SweepLimits) -> list[Action]:
             ActionKind.DELETE_REPLACED,
             compaction,
             f"{compaction.source}.{compaction.table} of {compaction.day}: {compaction.state}, and the files of "
-            f"{'its own' if compaction.state is CompactionState.UNDONE else f'its {len(compaction.batches)} batches'} "
+            f"{f'its {len(compaction.batches)} batches' if compaction.state is CompactionState.COMMITTED else 'its own'} "
             "had their time",
         )
         for compaction in found

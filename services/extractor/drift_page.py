@@ -46,8 +46,8 @@ _NOTHING = "nothing"
 _TYPE_IN_PLACE = (
     "New files have the new type, old ones keep theirs. Native: the column is widened in place by the first batch of the "
     "new contract; anything else than a wider integer or decimal is held, `target_incompatible`. External, with a cursor: "
-    "held, `target_incompatible`, since engines refuse partitions of two types; without a cursor: the next snapshot "
-    "brings it"
+    "held, `target_incompatible`, since engines refuse partitions of two types, until `esclusa widen` has carried a wider "
+    "integer or decimal to the older files; without a cursor: the next snapshot brings it"
 )
 
 FATES: Mapping[ChangeKind, Fate] = MappingProxyType(

@@ -7,11 +7,12 @@ reader sees a batch whole or not at all, and never a file that the ledger has no
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from services.publisher.numbers import widens
 from shared.domain.contracts import Column, ColumnKind, ColumnType, PublishMode, TableContract
 from shared.domain.files import Area, Location, key_segment
 from shared.domain.reasons import Reason
@@ -48,6 +49,9 @@ _HIVE_TYPES = {
 
 
 _MASKED = "masked: "
+
+#: The cure where files cannot be written anew in another type.
+ANOTHER_NAME = "give the table another name in the source's file, so that it is loaded anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,20 @@ class LakeCatalog(Protocol):
         Raises:
             Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is not partitioned.
             Unavailable: if the catalog does not answer, or took not all of them. Do it again.
+        """
+        ...
+
+    def change_types(self, table: ExternalTable) -> None:
+        """
+        Bring the columns that are there to the wider types that a table tells, by one request; nothing else changes.
+
+        Whoever calls it has files of these types for all partitions, and leads them there next. Until then engines refuse
+        to read those that are not. Of a table that is not there, nothing is done.
+
+        Raises:
+            Refused: TARGET_INCOMPATIBLE if another change is told than a widening, the name is another table's, or the table
+                is not partitioned.
+            Unavailable: if the catalog does not answer.
         """
         ...
 
@@ -228,11 +246,11 @@ def says_masked(description: str) -> bool:
     return description.startswith(_MASKED)
 
 
-def refuse_changed_types(found: Mapping[str, str], table: ExternalTable) -> None:
+def refuse_changed_types(found: Sequence[ExternalColumn], table: ExternalTable) -> None:
     """
     Make sure that the files of all partitions have the types that the table tells.
 
-    `found`: the types of the columns as the catalog has them. A column that is masked from now on may change its type:
+    `found`: the columns as the catalog has them. A column that is masked from now on may change its type:
     to hold its batches would serve nobody. Redshift then refuses to read its older partitions.
     Source: Amazon Redshift Developer Guide, "Troubleshooting queries in Amazon Redshift Spectrum": a file's type has to
     be the column's, else "incompatible Parquet schema".
@@ -240,18 +258,51 @@ def refuse_changed_types(found: Mapping[str, str], table: ExternalTable) -> None
     Raises:
         Refused: TARGET_INCOMPATIBLE; it names the columns.
     """
-    changed = [
-        f"column {column.name!r} should be {column.type}, found {found[column.name]}"
+    changed = _changed_types(found, table)
+    if not changed:
+        return
+    if all(widens(column.type, before) for column, before in changed):
+        cure = f"`esclusa widen {table.source}.{table.table}` writes those files anew in the wider types, then replay the batch"
+    elif all(widens(before, column.type) for column, before in changed):
+        cure = "if a newer contract has the wider types, replay the batch: it is then read under that"
+    else:
+        cure = f"{ANOTHER_NAME}, or publish to `native` only"
+    raise _changed(changed, table, cure=cure)
+
+
+def widened_columns(found: Sequence[ExternalColumn], table: ExternalTable) -> tuple[ExternalColumn, ...]:
+    """
+    Return the columns that the catalog has, in the wider types that a table tells of them.
+
+    Raises:
+        Refused: TARGET_INCOMPATIBLE if a type is changed that this does not widen; it names the columns.
+    """
+    changed = _changed_types(found, table)
+    others = [(column, before) for column, before in changed if not widens(column.type, before)]
+    if others:
+        raise _changed(others, table, cure=f"only wider numbers can be carried; {ANOTHER_NAME}")
+    types = {column.name: column.type for column, _ in changed}
+    return tuple(replace(column, type=types.get(column.name, column.type)) for column in found)
+
+
+def _changed_types(found: Sequence[ExternalColumn], table: ExternalTable) -> list[tuple[ExternalColumn, str]]:
+    """Return the columns whose type is another one than the catalog has, each with that."""
+    types = {column.name: column.type for column in found}
+    return [
+        (column, types[column.name])
         for column in table.columns
-        if found.get(column.name, column.type) != column.type and not says_masked(column.comment)
+        if types.get(column.name, column.type) != column.type and not says_masked(column.comment)
     ]
-    if changed:
-        raise Refused(
-            Reason.TARGET_INCOMPATIBLE,
-            f"{table.source}.{table.table}: its external table {table.name} has files of other types: "
-            f"{'; '.join(changed)}; give the table another name in the source's file, so that it is loaded anew, or "
-            "publish to `native` only",
-        )
+
+
+def _changed(changed: Sequence[tuple[ExternalColumn, str]], table: ExternalTable, *, cure: str) -> Refused:
+    told = "; ".join(
+        f"column {column.name!r} should be {column.type}, found {before}" for column, before in changed
+    )
+    return Refused(
+        Reason.TARGET_INCOMPATIBLE,
+        f"{table.source}.{table.table}: its external table {table.name} has files of other types: {told}; {cure}",
+    )
 
 
 def _external_column(column: Column, *, where: str) -> ExternalColumn:

@@ -16,10 +16,12 @@ from services.publisher.catalog import (
     DAY_KEY,
     MAX_PARTITIONS_PER_REQUEST,
     ExternalBatch,
+    ExternalColumn,
     ExternalTable,
     database_name,
     empty_folder,
     refuse_changed_types,
+    widened_columns,
 )
 from shared.domain.files import Location
 from shared.domain.reasons import Reason
@@ -89,6 +91,27 @@ class GlueCatalog:
             self._create_partitions(table, empty)
             self._update_partitions(table, batches)
 
+    def change_types(self, table: ExternalTable) -> None:
+        """Bring columns to wider types by one update of the table; see `LakeCatalog`."""
+        with _translated(self._where(table)):
+            for _ in range(MAX_TRIES):
+                found = self._find_table(table)
+                if found is None:
+                    return
+                there = _found_columns(found)
+                wanted = replace(
+                    table,
+                    columns=widened_columns(there, table),
+                    contract_version=_contract_version(found),
+                    record_count=_told_count(found),
+                )
+                if wanted.columns == there:
+                    return
+                if self._try_write(_table_input(wanted), table=table, found=found):
+                    log.warning("external_columns_widened", table=table.name)
+                    return
+        raise Unavailable(f"{self._where(table)}: it changed {MAX_TRIES} times meanwhile")
+
     def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
         """Make a batch the whole of a table by one update of its location; see `LakeCatalog`."""
         with _translated(self._where(table)):
@@ -107,7 +130,7 @@ class GlueCatalog:
         for _ in range(MAX_TRIES):
             found = self._find_table(table)
             if found is not None:
-                refuse_changed_types(_types(found), table)
+                refuse_changed_types(_found_columns(found), table)
                 if _is_up_to_date(found, table):
                     return
             if self._try_write(_table_input(table), table=table, found=found):
@@ -228,13 +251,25 @@ def _refuse_other_table(found: "TableTypeDef", table: ExternalTable) -> None:
         )
 
 
-def _types(found: "TableTypeDef") -> dict[str, str]:
+def _found_columns(found: "TableTypeDef") -> tuple[ExternalColumn, ...]:
     columns = found.get("StorageDescriptor", {}).get("Columns", [])
-    return {column["Name"]: column.get("Type", "") for column in columns}
+    return tuple(
+        ExternalColumn(column["Name"], column.get("Type", ""), column.get("Comment", ""))
+        for column in columns
+    )
+
+
+def _contract_version(found: "TableTypeDef") -> int:
+    return int(found.get("Parameters", {}).get(_CONTRACT, "0"))
+
+
+def _told_count(found: "TableTypeDef") -> int | None:
+    told = found.get("Parameters", {}).get("numRows")
+    return None if told is None else int(told)
 
 
 def _is_up_to_date(found: "TableTypeDef", table: ExternalTable) -> bool:
-    version = int(found.get("Parameters", {}).get(_CONTRACT, "0"))
+    version = _contract_version(found)
     return version > table.contract_version or (
         version == table.contract_version
         and found.get("StorageDescriptor", {}).get("Columns") == _columns(table)
@@ -246,8 +281,8 @@ def _has_count(found: "TableTypeDef", table: ExternalTable) -> bool:
     """Whether a table tells about as many rows as it has: a planner needs no more, and each update makes others wait."""
     if table.record_count is None:
         return True
-    told = int(found.get("Parameters", {}).get("numRows", "-1"))
-    return abs(told - table.record_count) <= table.record_count * MAX_COUNT_ERROR
+    told = _told_count(found)
+    return told is not None and abs(told - table.record_count) <= table.record_count * MAX_COUNT_ERROR
 
 
 def _is_older(batch: ExternalBatch, found: "TableTypeDef") -> bool:

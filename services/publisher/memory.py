@@ -13,6 +13,7 @@ from services.publisher.catalog import (
     ExternalBatch,
     ExternalTable,
     refuse_changed_types,
+    widened_columns,
 )
 from services.publisher.read_back import polars_type
 from services.publisher.rows import read_blocks
@@ -375,6 +376,13 @@ class MemoryCatalog:
             (batch.day, batch.batch_id): batch for batch in batches
         }
 
+    def change_types(self, table: ExternalTable) -> None:
+        """Bring columns to wider types; see `LakeCatalog`."""
+        found = self._find(table)
+        if found is not None:
+            columns = widened_columns(found.columns, table)
+            self.tables[table.source, table.name] = replace(found, columns=columns)
+
     def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
         """Make a batch the whole of a table; see `LakeCatalog`."""
         batches = self._bring_to_contract(table)
@@ -388,18 +396,22 @@ class MemoryCatalog:
 
     def _bring_to_contract(self, table: ExternalTable) -> dict[tuple[str, str], ExternalBatch]:
         name = (table.source, table.name)
-        found = self.tables.get(name)
+        found = self._find(table)
+        if found is not None and found.is_partitioned:
+            refuse_changed_types(found.columns, table)
+        if found is None or found.contract_version <= table.contract_version:
+            self.tables[name] = table
+        return self.batches.setdefault(name, {})
+
+    def _find(self, table: ExternalTable) -> ExternalTable | None:
+        found = self.tables.get((table.source, table.name))
         if found is not None and (found.table, found.is_partitioned) != (table.table, table.is_partitioned):
             raise Refused(
                 Reason.TARGET_INCOMPATIBLE,
                 f"{table.source}.{table.table}: its external table {table.name} is that of {found.table!r}, or "
                 "was made for another publish mode",
             )
-        if found is not None and found.is_partitioned:
-            refuse_changed_types({column.name: column.type for column in found.columns}, table)
-        if found is None or found.contract_version <= table.contract_version:
-            self.tables[name] = table
-        return self.batches.setdefault(name, {})
+        return found
 
 
 def _refuse_earlier_attempt(batch: ExternalBatch, shown: ExternalBatch | None) -> None:

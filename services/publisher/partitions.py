@@ -2,13 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 
-from services.publisher.catalog import ExternalBatch, ExternalTable, empty_folder
-from shared.compactions import CommittedRows, file_of, own_files
+from services.publisher.catalog import ExternalBatch, ExternalTable, empty_folder, external_table
+from shared.compactions import CommittedRows, file_of, in_types, own_files
 from shared.domain.batches import Batch, Stage
+from shared.domain.contracts import TableContract
 from shared.domain.files import Location, day_of_key
 from shared.domain.rollbacks import Rollback
 from shared.ports import LedgerTransaction
 from shared.rollbacks import rollback_of
+
+
+def shown_table(
+    tx: LedgerTransaction, contract: TableContract, *, contract_version: int, bucket: str
+) -> ExternalTable:
+    """Return the external table of a contract, in the types to which the table's files were widened."""
+    rows = CommittedRows.of(tx, contract.source, contract.table)
+    widened = in_types(tx, contract, rows.types_version)
+    return external_table(widened, contract_version=contract_version, bucket=bucket)
 
 
 def partitions_of(

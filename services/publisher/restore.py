@@ -16,9 +16,8 @@ from services.publisher.catalog import (
     ExternalBatch,
     ExternalTable,
     LakeCatalog,
-    external_table,
 )
-from services.publisher.partitions import partitions_of
+from services.publisher.partitions import partitions_of, shown_table
 from shared.domain.batches import Batch
 from shared.domain.contracts import PublishMode, TableContract, Target
 from shared.domain.windows import is_key_sweep
@@ -63,7 +62,8 @@ def _restore_table(source: str, table: str, *, ledger: Ledger, catalog: LakeCata
         if contract.publishing.target is Target.NATIVE:
             continue
         some = list(of_version)
-        external = external_table(contract, contract_version=version, bucket=some[0].bucket)
+        with ledger.transaction() as tx:
+            external = shown_table(tx, contract, contract_version=version, bucket=some[0].bucket)
         external = replace(external, record_count=row_count)
         shown += _show(some, contract, external, ledger=ledger, catalog=catalog)
     return shown

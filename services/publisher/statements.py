@@ -5,13 +5,13 @@ Values are bound (`$1`), except where PostgreSQL binds none; identifiers are quo
 `b` is the base table, `s` the staging table in the statements that use both.
 """
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from services.publisher.catalog import describe_column
+from services.publisher.numbers import widens
 from services.publisher.warehouse import BASE_SUFFIX, RESERVED_PREFIX, NativeLoad, refuse_own_names, target_of
 from shared.domain.contracts import ColumnKind, ColumnType, DeleteMode, PublishMode, TableContract
 from shared.domain.reasons import Reason
@@ -44,9 +44,6 @@ _TYPES = {
     ColumnKind.BINARY: "bytea",
 }
 
-_INTEGERS = ["smallint", "integer", "bigint"]
-_NUMERIC = re.compile(r"numeric\((?P<precision>\d+),(?P<scale>\d+)\)")
-
 
 def postgres_type(type_: ColumnType) -> str:
     """
@@ -69,13 +66,7 @@ def holds(found: str, wanted: str) -> bool:
     >>> holds("numeric(14,4)", "numeric(12,2)"), holds("numeric(12,4)", "numeric(12,2)")
     (True, False)
     """
-    if found in _INTEGERS and wanted in _INTEGERS:
-        return _INTEGERS.index(found) >= _INTEGERS.index(wanted)
-    wide, narrow = _NUMERIC.fullmatch(found), _NUMERIC.fullmatch(wanted)
-    if wide and narrow:
-        more_scale = int(wide["scale"]) - int(narrow["scale"])
-        return more_scale >= 0 and int(wide["precision"]) - int(narrow["precision"]) >= more_scale
-    return found == wanted
+    return found == wanted or widens(found, wanted)
 
 
 def can_be_widened(found: str, wanted: str) -> bool:
@@ -85,7 +76,7 @@ def can_be_widened(found: str, wanted: str) -> bool:
     >>> can_be_widened("integer", "bigint"), can_be_widened("bigint", "integer"), can_be_widened("integer", "text")
     (True, False, False)
     """
-    return found != wanted and holds(wanted, found)
+    return widens(wanted, found)
 
 
 def quote_identifier(name: str) -> str:

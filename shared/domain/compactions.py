@@ -12,10 +12,14 @@ class CompactionState(StrEnum):
 
     #: Its file is being written; nobody reads it.
     WRITING = "writing"
+    #: Its file is whole and proven, and waits until all of its table's are that have to change at once; nobody reads it.
+    PREPARED = "prepared"
     #: Its file is read in place of those of its batches.
     COMMITTED = "committed"
     #: An operator took it back: the files of its batches are read again.
     UNDONE = "undone"
+    #: Another compaction holds its rows, in wider types: that one's file is read.
+    REPLACED = "replaced"
     #: It came to nothing: its writer died, or a batch was no longer what it had been.
     ABANDONED = "abandoned"
 
@@ -49,15 +53,17 @@ class Compaction:
     bucket: str
     #: `YYYY-MM-DD`, of the windows of its batches.
     day: str
-    #: The newest contract of its batches, by which its file is written.
+    #: The newest contract of its batches, whose columns its file has.
     contract_version: int
     state: CompactionState
     #: In the order of their rows.
     batches: tuple[CompactedBatch, ...]
     begun_at: datetime
-    #: Until then its writer lives; nobody commits it afterwards.
+    #: Until then its writer lives; nobody commits what it wrote afterwards.
     lease_until: datetime
-    #: When it was committed, undone or abandoned.
+    #: Of a widening: the contract whose types its file has (`TableContract.in_types_of`); None: those of its own.
+    types_version: int | None = None
+    #: When it came to its state.
     decided_at: datetime | None = None
     #: When the catalog was brought to the state; None as long as it is not.
     shown_at: datetime | None = None

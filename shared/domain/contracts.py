@@ -70,11 +70,33 @@ class ColumnType:
             )
         return cls(ColumnKind(text))
 
+    def widens(self, other: "ColumnType") -> bool:
+        """
+        Return whether a column of another type can become one of this type without any value changing.
+
+        Of integers, and of decimals by their digits before and behind the point. It is what tables are widened by,
+        native ones in place and external ones by writing their files anew.
+
+        >>> ColumnType.parse("int64").widens(ColumnType.parse("int32"))
+        True
+        >>> ColumnType.parse("decimal(12,4)").widens(ColumnType.parse("decimal(12,2)"))
+        False
+        """
+        if self.kind in _INTEGERS and other.kind in _INTEGERS:
+            return _INTEGERS.index(self.kind) > _INTEGERS.index(other.kind)
+        if self.kind is not ColumnKind.DECIMAL or other.kind is not ColumnKind.DECIMAL or self == other:
+            return False
+        more_scale = (self.scale or 0) - (other.scale or 0)
+        return more_scale >= 0 and (self.precision or 0) - (other.precision or 0) >= more_scale
+
     def __str__(self) -> str:
         if self.kind is ColumnKind.DECIMAL:
             return f"decimal({self.precision},{self.scale})"
         return str(self.kind)
 
+
+#: From the narrowest to the widest.
+_INTEGERS = (ColumnKind.INT16, ColumnKind.INT32, ColumnKind.INT64)
 
 STRING = ColumnType(ColumnKind.STRING)
 
@@ -436,6 +458,24 @@ class TableContract:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+    def in_types_of(self, newer: "TableContract") -> Self:
+        """
+        Return this contract with the wider types that a newer one has of its columns; all else stays.
+
+        By it a file is written and read that holds rows of this contract in the types of the newer one. A column is the
+        same whatever the case of its name, as it is to engines that read Parquet.
+        """
+        types = {column.name.lower(): column.output_type for column in newer.output_columns}
+        columns = tuple(
+            replace(column, type=type_)
+            if column.leaves
+            and (type_ := types.get(column.name.lower()))
+            and type_.widens(column.output_type)
+            else column
+            for column in self.columns
+        )
+        return replace(self, columns=columns)
 
 
 def keys_of(contract: TableContract) -> TableContract:

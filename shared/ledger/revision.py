@@ -13,7 +13,7 @@ from shared.ledger.tables import SCHEMA
 
 #: The newest revision in `infra/migrations/versions`. Older tables lack what the statements of this version name, newer
 #: ones were only added to. A test holds both numbers to be those of the newest migrations.
-NEEDED_REVISION: Final = "0005"
+NEEDED_REVISION: Final = "0006"
 #: The newest revision in `infra/migrations/post_versions`. A newer one removed what this version may name.
 KNOWN_POST_REVISION: Final = ""
 

@@ -11,15 +11,17 @@ from support.ledger_rows import NOON, a_batch, a_compaction, a_final_file, add_b
 from support.ledgers import postgres_ledger
 
 from shared import compactions
-from shared.compactions import file_of
-from shared.domain.batches import BatchState
+from shared.compactions import CommittedRows, file_of
+from shared.domain.batches import Batch, BatchState
 from shared.domain.compactions import CompactedBatch, Compaction, CompactionState
 from shared.domain.counts import Count
+from shared.domain.files import DataFile
 from shared.domain.rollbacks import Rollback
 from shared.errors import LostLease
 from shared.ports import LedgerTransaction
 
 LATER = NOON + timedelta(hours=1)
+DAY = timedelta(days=1)
 
 
 def test_a_compaction_is_kept_as_it_was_and_changed_by_its_state(ledger):
@@ -45,6 +47,61 @@ def test_a_compaction_is_kept_as_it_was_and_changed_by_its_state(ledger):
         assert tx.compaction("c0") is None
         with pytest.raises(KeyError):
             tx.save_compaction(a_compaction(7))
+
+
+def test_the_types_of_a_widening_are_kept_and_it_waits_and_is_replaced(ledger):
+    widening = a_compaction(types_version=2)
+    with ledger.transaction() as tx:
+        tx.insert_compaction(widening)
+
+    for state in (CompactionState.PREPARED, CompactionState.REPLACED):
+        with ledger.transaction() as tx:
+            tx.save_compaction(replace(widening, state=state))
+        with ledger.transaction() as tx:
+            assert tx.compactions("shop", "orders", states=[state]) == [replace(widening, state=state)]
+
+
+def test_all_widenings_of_a_table_are_read_by_one_commit_and_replace_what_had_their_rows(ledger):
+    with ledger.transaction() as tx:
+        batches = [
+            add_batch(tx, a_batch(slot, state=BatchState.PUBLISHED)) for slot in ("one", "two", "three")
+        ]
+        first, second, third = (CompactedBatch(batch.id, 0, 1) for batch in batches)
+        lease = {"lease_until": tx.now() + timedelta(hours=1)}
+        before = a_compaction(1, batches=(first, second), **lease)
+        late = a_compaction(2, batches=(second, third), **lease)
+        both = [
+            a_compaction(3, batches=(first, second), types_version=2, **lease),
+            a_compaction(4, batches=(third,), types_version=2, **lease),
+        ]
+        tearing = a_compaction(5, batches=(second,), types_version=2, **lease)
+        for compaction in (before, late, *both, tearing):
+            tx.insert_compaction(compaction)
+        _commit(tx, before, batches[0])
+        for compaction in (*both, tearing):
+            compactions.prepare(tx, compaction.id, file=_file_of(compaction, batches[0]))
+
+    with ledger.transaction() as tx:
+        assert CommittedRows.of(tx, "shop", "orders").types_version is None
+        with pytest.raises(LostLease, match="compacted otherwise"):
+            compactions.commit_widenings(tx, [tearing.id], retention=DAY)
+    with ledger.transaction() as tx:
+        ids = [compaction.id for compaction in both]
+        committed = compactions.commit_widenings(tx, ids, retention=DAY)
+        rows = CommittedRows.of(tx, "shop", "orders")
+        found = tx.compaction(before.id)
+
+    assert [one.state for one in committed] == [CompactionState.COMMITTED] * 2
+    assert (found.state, found.shown_at) == (CompactionState.REPLACED, None)
+    assert [rows.compaction_of(batch.id).id for batch in batches] == [ids[0], ids[0], ids[1]]
+    assert rows.types_version == 2
+    with ledger.transaction() as tx:
+        with pytest.raises(LostLease, match="no longer prepared"):
+            compactions.commit_widenings(tx, ids, retention=DAY)
+        with pytest.raises(LostLease, match="compacted or held meanwhile"):
+            _commit(tx, late, batches[0])
+        with pytest.raises(LostLease, match="no way back"):
+            compactions.undo(tx, ids[0], retention=DAY, detail="test")
 
 
 def test_compactions_are_listed_by_table_and_state_as_they_began(ledger):
@@ -91,7 +148,18 @@ class Announced:
         return self._tx.batch(batch_id, lock=lock)
 
 
-@pytest.mark.parametrize("other", ["compaction", "rollback"])
+def _file_of(compaction: Compaction, batch: Batch) -> DataFile:
+    """The file of a compaction, as large as one of a batch."""
+    return replace(
+        a_final_file(batch), location=file_of(compaction), batch_id=None, compaction_id=compaction.id
+    )
+
+
+def _commit(tx: LedgerTransaction, compaction: Compaction, batch: Batch) -> None:
+    compactions.commit(tx, compaction.id, file=_file_of(compaction, batch), retention=DAY)
+
+
+@pytest.mark.parametrize("other", ["compaction", "widening", "rollback"])
 def test_of_two_that_would_lead_the_same_batches_elsewhere_at_one_moment_the_later_finds_the_earlier(
     dsn, other
 ):
@@ -107,23 +175,17 @@ def test_of_two_that_would_lead_the_same_batches_elsewhere_at_one_moment_the_lat
                 tx.insert_compaction(compaction)
         is_waiting = threading.Event()
 
-        def commit(tx: LedgerTransaction, compaction: Compaction) -> None:
-            file = replace(
-                a_final_file(batches[0]),
-                location=file_of(compaction),
-                batch_id=None,
-                compaction_id=compaction.id,
-            )
-            compactions.commit(tx, compaction.id, file=file, retention=timedelta(days=7))
-
         def commit_second() -> None:
             with ledger.transaction() as tx:
-                commit(Announced(tx, is_waiting), both[1])  # type: ignore[arg-type]
+                _commit(Announced(tx, is_waiting), both[1], batches[0])  # type: ignore[arg-type]
 
         with ThreadPoolExecutor(1) as pool:
             with ledger.transaction() as tx:
                 if other == "compaction":
-                    commit(tx, both[0])
+                    _commit(tx, both[0], batches[0])
+                elif other == "widening":
+                    compactions.prepare(tx, both[0].id, file=_file_of(both[0], batches[0]))
+                    compactions.commit_widenings(tx, [both[0].id], retention=DAY)
                 else:
                     compactions.lock_batches(tx, [batches[1].id])
                     withdrawn = (batches[1].id,)

@@ -18,6 +18,7 @@ from support.publish_batches import (
     column,
     contract_of,
     with_files_changed,
+    write_file,
 )
 from support.redshift_server import redshift_stand_in, redshift_warehouse
 
@@ -25,7 +26,7 @@ from services.publisher.memory import MemoryWarehouse, rows_in
 from services.publisher.postgres import PostgresWarehouse
 from services.publisher.rows import read_blocks
 from services.publisher.warehouse import LOADS_COLUMNS, LoadResult, Rebuild, RebuildResult
-from shared.domain.contracts import DeleteMode, Deletes, MaskKind, PublishMode, keys_of
+from shared.domain.contracts import DeleteMode, Deletes, MaskKind, PublishMode, TableContract, keys_of
 from shared.domain.reasons import Reason
 from shared.domain.windows import Extent, Window
 from shared.errors import LostLease, Refused
@@ -734,6 +735,27 @@ def test_a_replaced_table_goes_back_to_an_earlier_snapshot(published):
     rebuilt(published, first, withdrawn=[second])
 
     assert published.rows() == [ANNA]
+
+
+def test_a_table_is_made_anew_of_files_that_were_widened_with_the_types_and_rows_that_it_had(published):
+    def prices(id_: str, price: str) -> TableContract:
+        return contract_of(
+            column("id", id_), column("price", price), mode=PublishMode.APPEND, key=(), cursor=None
+        )
+
+    narrow, wide = prices("int32", "decimal(10,2)"), prices("int64", "decimal(14,4)")
+    rows = [(1, Decimal("1.25")), (-(2**31), Decimal("-99999999.99")), (3, None)]
+    loads = [loaded(published, rows[:2], narrow, quarter=1), loaded(published, rows[2:], narrow, quarter=2)]
+    widened = write_file(published.store, rows, wide, batch="b" + "c" * 24)
+    first, second = (
+        replace(load, files=(replace(widened, record_count=load.record_count, first_row=first_row),))
+        for load, first_row in zip(loads, (0, 2), strict=True)
+    )
+
+    result = rebuilt(published, first, second)
+
+    assert result.row_count == 3
+    assert published.rows() == sorted(rows, key=repr)
 
 
 def test_a_rebuild_repeated_changes_nothing(published):

@@ -200,6 +200,62 @@ def test_a_column_that_is_masked_from_now_on_may_change_its_type_and_not_back(la
         lake.catalog.put_partition(replace(MERGED, contract_version=3), batch(3))
 
 
+def narrow_and_wide() -> tuple[ExternalTable, ExternalTable]:
+    """A table, and as a newer contract wants it: of wider types, with a column more and one less."""
+    narrow = contract_of(column("id", "int32"), column("price", "decimal(10,2)"), column("name"), cursor=None)
+    wide = contract_of(column("id", "int64"), column("price", "decimal(14,4)"), column("city"), cursor=None)
+    return (
+        external_table(narrow, contract_version=1, bucket=BUCKET),
+        external_table(wide, contract_version=2, bucket=BUCKET),
+    )
+
+
+def test_types_are_changed_to_wider_ones_and_nothing_else_of_the_table(lake):
+    narrow, wide = narrow_and_wide()
+    lake.catalog.put_partition(replace(narrow, record_count=10), batch(1))
+
+    for _ in range(2):
+        lake.catalog.change_types(wide)
+
+    assert [(name, type_) for name, type_, _ in lake.columns()] == [
+        ("id", "bigint"),
+        ("price", "decimal(14,4)"),
+        ("name", "string"),
+    ]
+    assert lake.folders() == {str(batch(1).folder): 10}
+    if lake.client is not None:
+        parameters = lake.table()["Parameters"]
+        assert (parameters["esclusa.contract_version"], parameters["numRows"]) == ("1", "10")
+
+
+def test_after_a_change_of_types_a_batch_of_these_is_shown_and_one_of_the_narrower_is_not(lake):
+    narrow, wide = narrow_and_wide()
+    lake.catalog.put_partition(narrow, batch(1))
+    with pytest.raises(Refused, match=r"`esclusa widen shop\.orders` writes those files anew"):
+        lake.catalog.put_partition(wide, batch(2))
+    lake.catalog.change_types(wide)
+
+    lake.catalog.switch_partitions(wide, [moved(1, folder="c1", record_count=10)])
+    lake.catalog.put_partition(wide, batch(2))
+
+    assert len(lake.folders()) == 2
+    assert [name for name, _, _ in lake.columns()] == ["id", "price", "city"]
+    with pytest.raises(Refused, match=r"column 'id' should be int, found bigint.*replay the batch"):
+        lake.catalog.put_partition(narrow, batch(3))
+
+
+def test_a_change_that_is_no_widening_is_refused_by_name_and_one_of_no_table_does_nothing(lake):
+    narrow, wide = narrow_and_wide()
+    lake.catalog.put_partition(wide, batch(1))
+    before = lake.columns()
+
+    with pytest.raises(Refused, match=r"'id' should be int, found bigint; .*; only wider numbers"):
+        lake.catalog.change_types(narrow)
+    lake.catalog.change_types(replace(wide, name="another", table="another"))
+
+    assert lake.columns() == before
+
+
 def test_a_snapshot_may_have_other_types_than_the_one_before(lake):
     lake.catalog.put_snapshot(REPLACED, batch(1))
 

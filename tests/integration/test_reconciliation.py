@@ -15,13 +15,13 @@ from reconciliation.findings import Difference, Measure
 from reconciliation.history import Span
 from reconciliation.sides import Side
 from shared.compactions import unread_files
-from shared.domain.batches import Stage
-from shared.domain.contracts import DeleteMode, Deletes, PublishMode, QuarantineLimits, Target
+from shared.domain.batches import BatchState, Stage
+from shared.domain.contracts import ColumnType, DeleteMode, Deletes, PublishMode, QuarantineLimits, Target
 from shared.domain.counts import Count
 from shared.domain.files import Area
 from shared.errors import Unavailable
 from shared.visible import published_batches
-from upkeep import compact, rollback
+from upkeep import compact, rollback, widen
 
 ANNA = (1, "Anna", "1.10", hour(0.5))
 EMPTY = (2, "", None, hour(0.75))
@@ -78,6 +78,30 @@ def test_a_compacted_table_is_compared_as_before_also_when_the_replaced_files_ar
 
     assert found.is_equal
     assert [window.sides for window in found.windows] == [window.sides for window in before.windows]
+
+
+def test_a_widened_table_is_compared_as_before_and_what_was_held_for_it_is_published(shop):
+    before = shop.prove()
+    wider = [
+        replace(one, type=ColumnType.parse("decimal(14,4)")) if one.name == "price" else one
+        for one in shop.contract.columns
+    ]
+    shop.contract = replace(shop.contract, columns=tuple(wider))
+    shop.insert((5, "Emma", "5.00", hour(3.5)))
+    held = shop.move(hour(3), hour(4), until=Stage.PROCESS)
+    assert "`esclusa widen shop.orders`" in shop.publish(held).detail
+
+    widen.widen("shop", "orders", tools=compact.Tools(shop.ledger, shop.store, shop.catalog), detail="test")
+    widened = shop.prove()
+    widen.replay_held("shop", "orders", ledger=shop.ledger)
+    published = shop.publish(held)
+    found = shop.prove()
+
+    assert widened.is_equal
+    assert [window.sides for window in widened.windows] == [window.sides for window in before.windows]
+    assert published.state is BatchState.PUBLISHED
+    assert found.is_equal
+    assert len(found.windows) == 4
 
 
 def test_a_table_held_at_an_earlier_state_is_compared_with_what_it_has(shop):

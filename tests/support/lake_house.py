@@ -1,8 +1,9 @@
 """A table that was published, in every place that knows of it: ledger, store, warehouse and catalog, in memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -18,12 +19,29 @@ from shared.domain.batches import Attempt, AttemptState, Batch, BatchEvent, Batc
 from shared.domain.contracts import ContractVersion, TableContract
 from shared.domain.counts import Count
 from shared.domain.files import Location
+from shared.domain.reasons import Reason
 from shared.ledger.memory import MemoryLedger
 from shared.object_store.memory import MemoryObjectStore
 from shared.ports import Ledger
 from shared.stage import Assignment
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
+
+#: The states of a batch that its publisher refuses.
+WAY_TO_BEING_REFUSED = (
+    None,
+    BatchState.PLANNED,
+    BatchState.EXTRACTING,
+    BatchState.EXTRACTED,
+    BatchState.ADMITTED,
+    BatchState.STAGED,
+    BatchState.READY,
+    BatchState.PROCESSING,
+    BatchState.PROCESSED,
+    BatchState.COMMITTED,
+    BatchState.PUBLISHING,
+    BatchState.QUARANTINED,
+)
 
 
 @dataclass
@@ -88,6 +106,13 @@ class LakeHouse:
         assignment = Assignment(attempt, batch, load.contract, load.files)
         publish(assignment, warehouse=self.published.warehouse, catalog=self.catalog)
         return batch
+
+    def hold(self, batch: Batch, reason: Reason) -> None:
+        """Keep a batch that its publisher refused."""
+        with self.ledger.transaction() as tx:
+            assert tx.insert_batch(replace(batch, state=BatchState.QUARANTINED, reason=reason))
+            for number, (before, after) in enumerate(pairwise(WAY_TO_BEING_REFUSED), start=1):
+                tx.append_event(BatchEvent(batch.id, number, before, after, tx.now(), "test"))
 
     def rows(self, table: str = "orders") -> list[Row]:
         """Return what analysts see in the native table."""

@@ -188,6 +188,11 @@ class Travelled:
         assert until is not Stage.PUBLISH or batch.state is BatchState.PUBLISHED, (batch.state, batch.detail)
         return batch
 
+    def publish(self, batch: Batch) -> Batch:
+        """Have a publisher try a batch, and return what became of it."""
+        self._run(Stage.PUBLISH, batch.id, self._publish)
+        return self.batch(batch.id)
+
     def batch(self, id_: str) -> Batch:
         with self.ledger.transaction() as tx:
             batch = tx.batch(id_)

@@ -1,14 +1,18 @@
-"""`esclusa compact` and `esclusa rollback`, as people type them."""
+"""`esclusa compact`, `esclusa widen` and `esclusa rollback`, as people type them."""
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from support.commands import Shell
 from support.lake_house import LakeHouse
-from support.publish_batches import APPEND, at, column
+from support.publish_batches import APPEND, assignment_of, at, column, contract_of
 
 from cli.output import ExitCode
+from shared.contract_document import sha256_of
+from shared.domain.contracts import ContractVersion
+from shared.domain.reasons import Reason
 
 ROWS = [(number, f"name {number}", at(number)) for number in range(4)]
 
@@ -100,6 +104,70 @@ def test_a_compaction_of_another_table_or_none_is_not_found(shell):
 
     assert ended.exit_code == ExitCode.NOT_FOUND
     assert "esclusa compact shop.orders --list" in ended.errors
+
+
+@pytest.fixture
+def outgrown(house) -> LakeHouse:
+    """The same table, whose newest contract has a wider decimal, and a batch that is held for it."""
+    narrow, wide = (
+        contract_of(column("id", "int64"), column("price", f"decimal({digits},2)"), cursor=None)
+        for digits in (10, 12)
+    )
+    narrow, wide = (replace(one, table="prices") for one in (narrow, wide))
+    for number in range(3):
+        house.publish([(number, Decimal(number))], narrow, quarter=number)
+    load = house.published.batch([(9, Decimal(9))], wide, quarter=9, version=2)
+    with house.ledger.transaction() as tx:
+        tx.insert_contract(ContractVersion(2, sha256_of(wide), wide))
+    house.hold(assignment_of(load).batch, Reason.TARGET_INCOMPATIBLE)
+    return house
+
+
+def test_a_table_is_widened_and_its_held_batches_are_told_or_sent_on_their_way(shell, outgrown):
+    planned = shell.run("widen", "shop.prices", "--dry-run", "--json")
+    told_plan = shell.run("widen", "shop.prices", "--dry-run")
+    done = shell.run("widen", "prices", "--json")
+    told = shell.run("widen", "prices")
+    sent = shell.run("widen", "prices", "--replay", "--json")
+
+    assert planned.document["columns"] == [
+        {"name": "price", "type_before": "decimal(10,2)", "type": "decimal(12,2)"}
+    ]
+    assert planned.document["groups"][0]["batch_count"] == planned.document["partition_count"] == 3
+    assert (
+        "price from decimal(10,2) to decimal(12,2): a run would write 1 files in place of" in told_plan.errors
+    )
+    (compaction,) = done.document["compactions"]
+    assert (compaction["state"], compaction["types_version"], compaction["record_count"]) == (
+        "committed",
+        2,
+        3,
+    )
+    assert "nothing to widen in shop.prices: its files have the types of contract 2" in told.output
+    assert "quarantine replay --source shop --table prices --reason target_incompatible" in told.errors
+    assert told.exit_code == ExitCode.OK
+    assert sent.document["replayed_batch_ids"] == done.document["held_batch_ids"]
+    assert sent.document["held_batch_ids"] == []
+
+
+def test_a_change_that_is_no_widening_is_a_problem_that_is_told(shell, house):
+    changed = replace(APPEND, columns=(column("id"), *APPEND.columns[1:]))
+    with house.ledger.transaction() as tx:
+        tx.insert_contract(ContractVersion(2, sha256_of(changed), changed))
+
+    ended = shell.run("widen", "orders")
+
+    assert ended.exit_code == ExitCode.PROBLEM
+    assert "column 'id' should be string, found int64" in ended.errors
+
+
+def test_a_widening_is_not_undone(shell, outgrown):
+    (compaction,) = shell.run("widen", "prices", "--json").document["compactions"]
+
+    ended = shell.run("compact", "prices", "--undo", compaction["id"])
+
+    assert ended.exit_code == ExitCode.PROBLEM
+    assert "there is no way back" in " ".join(ended.errors.split())
 
 
 def test_a_table_goes_back_and_forward_and_the_ledger_knows_who_and_why(shell, house):

@@ -1,7 +1,6 @@
 """Compaction: fewer files, the same rows, at every instant, for every reader."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
@@ -11,11 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.lake_house import LakeHouse
 from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, contract_of
+from support.upkeep import DyingLedger, interrupt_at, ledger_rows, sweep_after
 
 from lambdas.sweeper.actions import ActionKind
-from lambdas.sweeper.limits import SweepLimits
-from lambdas.sweeper.report import SweepReport
-from lambdas.sweeper.sweep import sweep
 from services.publisher.restore import restore_catalog
 from services.publisher.rows import read_blocks
 from shared.compactions import CommittedRows, file_of
@@ -23,9 +20,7 @@ from shared.domain.compactions import Compaction, CompactionState
 from shared.domain.contracts import Target
 from shared.domain.files import Area, Location, compaction_key
 from shared.domain.reasons import Reason
-from shared.domain.retries import RetryPolicy
 from shared.errors import LostLease, Refused, Unavailable
-from shared.queues.memory import MemoryQueues
 from shared.visible import visible_files
 from upkeep import compact
 from upkeep.compact import Tools
@@ -53,23 +48,6 @@ def groups_of(house: LakeHouse, **changes):
 
 def compact_all(house: LakeHouse) -> list[Compaction]:
     return [compact.compact_group(group, tools=tools_of(house), detail="test") for group in groups_of(house)]
-
-
-def ledger_rows(house: LakeHouse):
-    """Return the rows of the files that the ledger shows."""
-    with house.ledger.transaction() as tx:
-        files = visible_files(tx, "shop", "orders")
-        contracts = {
-            one.contract_version: tx.contract("shop", "orders", one.contract_version) for one in files
-        }
-    blocks = [
-        block
-        for one in files
-        for block in read_blocks(
-            one.file, columns=contracts[one.contract_version].contract.output_columns, store=house.store
-        )
-    ]
-    return sorted((row for block in blocks for row in block.rows()), key=repr)
 
 
 @pytest.mark.parametrize("contract", [APPEND, MERGE], ids=["append", "merge"])
@@ -202,19 +180,6 @@ def test_undone_everything_is_read_as_before(house):
 # ---- what stays, and for how long --------------------------------------------------------------------------
 
 
-def sweep_after(house: LakeHouse, time: timedelta, **limits: int) -> SweepReport:
-    house.clock.moment += time
-    return sweep(
-        ledger=house.ledger,
-        store=house.store,
-        sender=MemoryQueues(),
-        buckets=[BUCKET],
-        limits=SweepLimits(stray_after=timedelta(0), foreign_after=timedelta(0), **limits),
-        retry=RetryPolicy(max_attempts=3),
-        areas=tuple(Area),
-    )
-
-
 def test_replaced_files_stay_for_their_time_and_then_go_and_the_rows_stay(house):
     publish_all(house)
     before = set(house.keys())
@@ -295,44 +260,6 @@ def test_nothing_is_deleted_before_the_catalog_shows_what_is_read_instead(house)
 
 
 # ---- a run that dies ---------------------------------------------------------------------------------------
-
-
-def interrupt_at(house: LakeHouse, effect: str, *, before: bool) -> None:
-    """Have the next call of an effect end in an outage, before or after it was done."""
-    owner = house.catalog if hasattr(house.catalog, effect) else house.store
-    original: Callable[..., object] = getattr(owner, effect)
-
-    def once(*args: object, **kwargs: object) -> object:
-        delattr(owner, effect)
-        if not before:
-            original(*args, **kwargs)
-        raise Unavailable(f"{effect}, {'before' if before else 'after'}")
-
-    setattr(owner, effect, once)
-
-
-class DyingLedger:
-    """A ledger whose n-th transaction, and every one after it, ends in an outage: before its commit or after it."""
-
-    def __init__(self, ledger, *, number: int, before: bool) -> None:
-        self.ledger, self.number, self.before, self.begun = ledger, number, before, 0
-
-    def transaction(self):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def dying():
-            self.begun += 1
-            if self.begun > self.number:
-                raise Unavailable("dead")
-            with self.ledger.transaction() as tx:
-                yield tx
-                if self.begun == self.number and self.before:
-                    raise Unavailable("before the commit")
-            if self.begun == self.number:
-                raise Unavailable("after the commit")
-
-        return dying()
 
 
 def goes_on(house: LakeHouse) -> None:

@@ -138,7 +138,13 @@ def test_what_runs_away_takes_its_container_down_and_neither_memory_nor_disk_of_
 
 @pytest.mark.parametrize(
     ("command", "role"),
-    [("enqueue", "planner"), ("recount", "planner"), ("prove", "auditor"), ("compact", "upkeep")],
+    [
+        ("enqueue", "planner"),
+        ("recount", "planner"),
+        ("prove", "auditor"),
+        ("compact", "upkeep"),
+        ("widen", "upkeep"),
+    ],
 )
 def test_a_command_of_cron_runs_in_the_role_that_it_needs(tmp_path: Path, command: str, role: str) -> None:
     words = run_script(tmp_path, "/usr/local/bin/esclusa", command, "--source", "a shop")

@@ -8,6 +8,7 @@ the table is converted on the way from one to the other, by an expression that s
 import re
 from dataclasses import dataclass
 
+from services.publisher.numbers import widens
 from services.publisher.redshift.names import quote_identifier, short_digest
 from services.publisher.warehouse import RESERVED_PREFIX
 from shared.domain.contracts import Column, ColumnKind
@@ -43,8 +44,6 @@ _PLAIN = {
 #: The kinds whose values Redshift keeps as VARCHAR.
 TEXT_KINDS = frozenset({ColumnKind.STRING, ColumnKind.JSON})
 
-_INTEGERS = ["smallint", "integer", "bigint"]
-_NUMERIC = re.compile(r"numeric\((?P<precision>\d+),(?P<scale>\d+)\)")
 _VARCHAR = re.compile(r"character varying\((?P<size>\d+)\)")
 
 
@@ -156,16 +155,10 @@ def holds(found: str, wanted: str) -> bool:
     >>> holds("character varying(32)", "character varying(16)"), holds("character varying(16)", "super")
     (True, False)
     """
-    if found in _INTEGERS and wanted in _INTEGERS:
-        return _INTEGERS.index(found) >= _INTEGERS.index(wanted)
     wide, narrow = _VARCHAR.fullmatch(found), _VARCHAR.fullmatch(wanted)
     if wide and narrow:
         return int(wide["size"]) >= int(narrow["size"])
-    wide, narrow = _NUMERIC.fullmatch(found), _NUMERIC.fullmatch(wanted)
-    if wide and narrow:
-        more_scale = int(wide["scale"]) - int(narrow["scale"])
-        return more_scale >= 0 and int(wide["precision"]) - int(narrow["precision"]) >= more_scale
-    return found == wanted
+    return found == wanted or widens(found, wanted)
 
 
 def can_be_widened(found: str, wanted: str) -> bool:
