@@ -27,6 +27,9 @@ _MAX_SPLIT_COLUMNS = 256
 # In front of it, a delimiter is one.
 _MARK = '["\n]'
 
+# What ends where a record does, and nowhere before.
+_ONE_ENDED = '^(?:[^"\n]|"[^"]*")*\n$'
+
 # Columns on the way.
 _RECORD, _SIZE, _MARK_AT, _IS_ENDED, _IS_SPLIT = "record", "size", "mark_at", "is_ended", "is_split"
 
@@ -95,6 +98,8 @@ class Cut:
             found = self._with_quoted(records, found)
         if any(found[name].null_count() for name in self._names):
             raise _not_as_sent(chunk, "has not the columns that were asked for")
+        if self._has_rest and not _are_one_each(found[REST]):
+            raise _not_as_sent(chunk, "is more than one")
         return found.select(*self._names, REST)
 
     def joined(self, pieces: Sequence[pl.Expr]) -> pl.Expr:
@@ -130,6 +135,13 @@ class Cut:
             found += pieces.get_columns()
         is_ended = records.str.ends_with(RECORD_TERMINATOR).alias(_IS_ENDED)
         return pl.DataFrame([*found, rest, is_ended])
+
+
+def _are_one_each(rests: pl.Series) -> bool:
+    """Whether no record ends before its last character: one that hides behind another would not be masked."""
+    ends_at, size = rests.str.find(RECORD_TERMINATOR, literal=True), rests.str.len_bytes()
+    several = rests.filter(ends_at + 1 != size)
+    return several.is_empty() or several.str.contains(_ONE_ENDED).all()
 
 
 def _records(chunk: Chunk) -> pl.Series:

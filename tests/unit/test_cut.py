@@ -215,6 +215,15 @@ def fields_in_front(text: str, count: int) -> list[str] | None:
     return fields
 
 
+def hides_another(record: str) -> bool:
+    """Whether a record ends before its last character."""
+    quotes_in_front = [
+        record[:at].count('"') for at, character in enumerate(record[:-1]) if character == "\n"
+    ]
+    is_open = record.count('"') % 2 == 1
+    return any(is_open or count % 2 == 0 for count in quotes_in_front)
+
+
 @pytest.mark.usefixtures("way")
 @given(
     st.lists(st.sampled_from([KEEP, REDACT]), min_size=1, max_size=4).filter(lambda masks: REDACT in masks),
@@ -240,7 +249,7 @@ def test_a_record_is_cut_at_its_fields_or_refused(masks: list[Mask], records: li
             if head == len(masks)
             else record[len(",".join(fields))] == ","
         )
-        expected.append(fields if ends and is_whole else None)
+        expected.append(fields if ends and is_whole and not hides_another(record) else None)
 
     chunk = Chunk.of(record.encode() for record in records)
 
@@ -276,6 +285,10 @@ def test_a_record_is_cut_at_its_fields_or_refused(masks: list[Mask], records: li
         'a,"b"x,c\n',
         "a\nx,b,c\n",
         "a,b\nx,c\n",
+        "a,b,c\nx,secret,z\n",
+        'a,b,"c"\nx,secret,z\n',
+        'a,b,"c\nx"\nx,secret,z\n',
+        "a,b,c\n\n",
     ],
 )
 @pytest.mark.parametrize("width", [3, 600])
