@@ -2,10 +2,13 @@
 
 import hashlib
 import hmac
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -18,7 +21,7 @@ from services.extractor.csv_fields import chunk_of, field_of, value_of
 from services.extractor.masking import Masking
 from services.extractor.readers import Chunk
 from shared.csv_dialect import record_line
-from shared.domain.contracts import Column, Mask, MaskKind
+from shared.domain.contracts import Column, Mask, MaskKind, Truncation
 from shared.domain.reasons import Reason
 from shared.errors import Refused
 
@@ -32,17 +35,43 @@ CONSTANT = Mask(MaskKind.CONSTANT, constant='a "quoted",\nconstant')
 TEXTS = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(',,""\n\n\r\t \\\0\ufeffé🙂'))
 )
-VALUES = st.one_of(st.none(), st.sampled_from(["", "NULL", '"', '""', ",", "\n", "\r\n", "a,b"]), TEXTS)
+VALUES = st.one_of(
+    st.none(),
+    st.sampled_from(
+        ["", "NULL", '"', '""', ",", "\n", "\r\n", "a,b", "-7", "12", "2024-02-29", "2023-02-29"]
+    ),
+    TEXTS,
+)
 
 
 def pseudonym(text: str, *, key: str) -> str:
     return hmac.new(key.encode(), b"customer\0" + text.encode(), hashlib.sha256).hexdigest()
 
 
+BUCKET = Mask(MaskKind.BUCKET, step=Decimal(10))
+YEAR = Mask(MaskKind.TRUNCATE, truncation=Truncation.YEAR)
+TYPES = {BUCKET: "int64", YEAR: "date"}
+
+
+def multiple_of_ten(text: str) -> str:
+    return str(int(text) // 10 * 10) if re.fullmatch("-?(0|[1-9][0-9]{0,17})", text) else "[redacted]"
+
+
+def first_of_year(text: str) -> str:
+    if not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return "[redacted]"
+    try:
+        return date.fromisoformat(text).replace(month=1, day=1).isoformat()
+    except ValueError:
+        return "[redacted]"
+
+
 LEAVING: dict[Mask, Callable[[str], str]] = {
     KEEP: lambda text: text,
     REDACT: lambda _: "[redacted]",
     CONSTANT: lambda _: CONSTANT.constant,
+    BUCKET: multiple_of_ten,
+    YEAR: first_of_year,
     LAST4: lambda text: "*" * (len(text) - 4) + text[-4:] if len(text) > 4 else "*" * len(text),
     HMAC: lambda text: text and pseudonym(text, key=MASK_KEY),
     HMAC_OF_BEFORE: lambda text: text and pseudonym(text, key=OTHER_KEY),
@@ -69,9 +98,13 @@ class Layout:
 def layouts(draw: st.DrawFn) -> Layout:
     """Masks at any place, and columns under the key before at any place, in front of what they are made from too."""
     masks = draw(
-        st.lists(st.sampled_from([KEEP, KEEP, REDACT, CONSTANT, LAST4, HMAC]), min_size=1, max_size=7)
+        st.lists(
+            st.sampled_from([KEEP, KEEP, KEEP, REDACT, CONSTANT, LAST4, BUCKET, YEAR, HMAC, HMAC]),
+            min_size=1,
+            max_size=7,
+        )
     )
-    columns = [column(f"c{number}", mask=mask) for number, mask in enumerate(masks)]
+    columns = [column(f"c{number}", TYPES.get(mask, "string"), mask) for number, mask in enumerate(masks)]
     for source in [found for found in columns if found.mask is HMAC and draw(st.booleans())]:
         made = column(f"{source.name}__k2", mask=HMAC_OF_BEFORE, made_from=source.name)
         columns.insert(draw(st.integers(0, len(columns))), made)
