@@ -22,7 +22,7 @@ REST = "rest"
 _PIECES_AT_ONCE = 16
 
 # Of more columns, what Polars plans for each costs more than to match them all.
-_MAX_SPLIT_COLUMNS = 256
+_MAX_SPLIT_COLUMNS = 64
 
 # In front of it, a delimiter is one.
 _MARK = '["\n]'

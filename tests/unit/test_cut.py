@@ -54,7 +54,7 @@ TYPES = {BUCKET: "int64", YEAR: "date"}
 
 
 def multiple_of_ten(text: str) -> str:
-    return str(int(text) // 10 * 10) if re.fullmatch("-?(0|[1-9][0-9]{0,17})", text) else "[redacted]"
+    return str(int(text) // 10 * 10) if re.fullmatch("-?(0|[1-9][0-9]{0,37})", text) else "[redacted]"
 
 
 def first_of_year(text: str) -> str:
@@ -196,7 +196,7 @@ def test_the_widest_table_of_postgresql_is_masked(quoted: set[int], masked: set[
     assert result.chunk == Chunk.of([record_line(layout.leaving(row))] * 2)
 
 
-@pytest.mark.parametrize("width", [15, 16, 17, 33, 255, 256, 257, 300])
+@pytest.mark.parametrize("width", [15, 16, 17, 33, 63, 64, 65, 300])
 def test_any_number_of_columns_is_masked_at_once(width: int) -> None:
     masks = [REDACT if number % 3 else HMAC for number in range(width)]
     layout = Layout([column(f"c{number}", mask=mask) for number, mask in enumerate(masks)])
