@@ -105,7 +105,7 @@ class Masking:
                 pl.col(self._masked[column.name]),
                 column.mask,
                 type_=column.type,
-                key=keys.get(column.mask.key_id, ""),
+                key=keys[column.mask.key_id] if column.mask.kind is MaskKind.HMAC else "",
             ).alias(named[column.name])
             for column in head
             if column.name in sources
