@@ -103,6 +103,24 @@ def test_groups_end_at_their_size_and_at_what_one_request_switches(house, monkey
     assert [len(group.members) for group in groups_of(house)] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(Target.BOTH, Target.NATIVE), (Target.NATIVE, Target.EXTERNAL)]
+)
+def test_batches_that_the_lake_shows_and_others_that_it_does_not_are_kept_apart(house, before, after):
+    for quarter in range(4):
+        version, target = (1, before) if quarter < 2 else (2, after)
+        contract = replace(APPEND, publishing=replace(APPEND.publishing, target=target))
+        house.publish(ALL[3 * quarter : 3 * quarter + 3], contract, quarter=quarter, version=version)
+    shown = house.lake_rows()
+
+    compact_all(house)
+    for _ in range(2):
+        sweep_after(house, timedelta(days=8))
+
+    assert house.lake_rows() == shown
+    assert len(shown) == 6
+
+
 def test_batches_whose_contracts_write_other_columns_are_kept_apart(house):
     house.publish([ALL[0]], quarter=1)
     house.publish([ALL[1]], quarter=2)
