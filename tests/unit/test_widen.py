@@ -883,6 +883,20 @@ def test_a_run_that_dies_at_any_transaction_is_taken_up(monkeypatch, before):
     assert died_at_each(run) > 10
 
 
+def test_what_is_committed_is_finished_although_a_widened_column_was_masked_meanwhile(house):
+    house.catalog.change_types = _raise(Unavailable("away"))
+    with pytest.raises(Unavailable):
+        widen_all(house)
+    del house.catalog.change_types
+    masked = contract_of(column("id", "int64", mask=MaskKind.HMAC), column("changed", "timestamptz"), key=())
+    house.publish([("f00d", at(9))], masked, quarter=9, version=3)
+
+    (shown,) = compact.finish("shop", "orders", tools=tools_of(house))
+
+    assert shown.shown_at is not None
+    assert table_types(house) == ["string", "timestamp"]
+
+
 def test_the_next_compaction_finishes_what_is_committed(house):
     house.catalog.switch_partitions, switch = _raise(Unavailable("away")), house.catalog.switch_partitions
     with pytest.raises(Unavailable):
