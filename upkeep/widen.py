@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.publisher.catalog import ANOTHER_NAME, hive_type
+from services.publisher.catalog import ANOTHER_NAME, external_table, hive_type
 from shared import compactions, lifecycle
 from shared.compactions import CommittedRows, file_of, in_types
 from shared.domain.batches import HELD_STATES, Batch, BatchState
@@ -149,6 +149,8 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         why_nothing = "each snapshot replaces the one before, and brings its own types"
         return _Look(newest, rows, stale=tuple(prepared), why_nothing=why_nothing)
     refuse_held(tx, source, table)
+    # Once the ledger reads new files, the catalog has to take this contract's types.
+    external_table(newest.contract, contract_version=newest.version, bucket="")
     # Before those that are published: whoever is through meanwhile is found among them.
     at_work = tx.batches(source=source, table=table, states=[BatchState.PUBLISHING])
     narrower: dict[str, Batch] = {}

@@ -289,6 +289,17 @@ def test_whatever_else_changed_is_refused_by_name_and_nothing_is_written(before,
     assert states(house) == []
 
 
+def test_a_contract_that_no_external_table_carries_is_refused_before_anything_is_written(house):
+    register(house, orders("int64", "decimal(14,4)", column("city"), column("CITY")), version=3)
+    keys = house.keys()
+
+    with pytest.raises(Refused, match="'CITY' and 'city' are one name in lower case"):
+        widen_all(house)
+
+    assert house.keys() == keys
+    assert states(house) == []
+
+
 def test_a_mask_that_only_has_another_key_is_no_obstacle():
     house = LakeHouse()
     first = column("name", mask=MaskKind.HMAC)
