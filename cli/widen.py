@@ -47,15 +47,15 @@ def widen(
     fleet = connections.fleet()
     ((source_name, table_name),) = choose_tables(fleet.ledger, table=table, source=source)
     from upkeep.compact import Tools
-    from upkeep.widen import find_widening, held_batches, replay_held
+    from upkeep.widen import find_widening, held_batches, plan_widening, replay_held
 
     tools = Tools(
         fleet.ledger, fleet.store, connections.catalog(fleet), retention=timedelta(days=retention_days)
     )
-    widening = find_widening(source_name, table_name, ledger=fleet.ledger)
     if is_dry_run:
-        _tell_plan(widening, as_json=as_json)
+        _tell_plan(find_widening(source_name, table_name, ledger=fleet.ledger), as_json=as_json)
         return
+    widening = plan_widening(source_name, table_name, ledger=fleet.ledger)
     done = _widen(widening, tools=tools)
     replayed = replay_held(source_name, table_name, ledger=fleet.ledger) if replays else []
     if replayed:
@@ -146,7 +146,8 @@ def _tell_done(
 
 
 def _nothing(widening: "Widening") -> str:
-    return f"nothing to widen in {widening.source}.{widening.table}: {widening.why_nothing}"
+    why = widening.why_nothing or "another run did it meanwhile"
+    return f"nothing to widen in {widening.source}.{widening.table}: {why}"
 
 
 def _columns(widening: "Widening") -> str:

@@ -249,10 +249,19 @@ class CommittedRows:
 
 
 def in_types(tx: LedgerTransaction, contract: TableContract, version: int | None) -> TableContract:
-    """Return a contract in the types to which a widening by another version of it brings files."""
+    """
+    Return a contract in the types to which a widening by another version of it brings files.
+
+    What an earlier one widened stays so, also of a column that the version does not have any more.
+    """
     if version is None:
         return contract
-    return contract.in_types_of(tx.contract(contract.source, contract.table, version).contract)
+    states = [CompactionState.COMMITTED, CompactionState.REPLACED]
+    known = tx.compactions(contract.source, contract.table, states=states)
+    earlier = {one.types_version for one in known if one.types_version and one.types_version < version}
+    for each in [*sorted(earlier), version]:
+        contract = contract.in_types_of(tx.contract(contract.source, contract.table, each).contract)
+    return contract
 
 
 def own_files(tx: LedgerTransaction, batch: Batch) -> list[DataFile]:

@@ -219,11 +219,17 @@ def _fits(
     return (
         len(group) < MAX_PARTITIONS_PER_REQUEST
         and sum(one.size_in_bytes for one in group) + member.size_in_bytes <= target_size_in_bytes
-        and _is_written_alike(contracts[last.contract_version], contracts[member.batch.contract_version])
+        and is_written_alike(contracts[last.contract_version], contracts[member.batch.contract_version])
+        and _is_shown(contracts[last.contract_version]) == _is_shown(contracts[member.batch.contract_version])
     )
 
 
-def _is_written_alike(one: TableContract, other: TableContract) -> bool:
+def _is_shown(contract: TableContract) -> bool:
+    """Whether the catalog has a partition of each of its batches."""
+    return contract.publishing.target is not Target.NATIVE
+
+
+def is_written_alike(one: TableContract, other: TableContract) -> bool:
     """Whether files of two contracts have the same columns, of the same types, masked alike."""
 
     def written(contract: TableContract) -> list[tuple[object, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.publisher.catalog import ANOTHER_NAME, hive_type
+from services.publisher.catalog import ANOTHER_NAME, external_table, hive_type
 from shared import compactions, lifecycle
 from shared.compactions import CommittedRows, file_of, in_types
 from shared.domain.batches import HELD_STATES, Batch, BatchState
@@ -30,6 +30,7 @@ from upkeep.compact import (
     Tools,
     finish,
     groups_of,
+    is_written_alike,
     refuse_held,
     show_widened,
     write_group,
@@ -59,6 +60,8 @@ class Widening:
     groups: tuple[Group, ...] = ()
     #: Why there is nothing to do; empty if there is something.
     why_nothing: str = ""
+    #: A batch of narrower types that is being published: its partition may have been made before the catalog had the wider.
+    under_way: Batch | None = None
 
     @property
     def batch_count(self) -> int:
@@ -83,6 +86,26 @@ def find_widening(source: str, table: str, *, ledger: Ledger) -> Widening:
         return _look(tx, source, table).widening(tx)
 
 
+def plan_widening(source: str, table: str, *, ledger: Ledger) -> Widening:
+    """
+    Return what `find_widening` does, and give files up that wait in vain: all of them, if none can be brought there.
+
+    Raises:
+        KeyError: if the ledger knows no contract of the table.
+        Refused: if the table is held at an earlier state, or its files cannot be brought there; it names the columns.
+    """
+    try:
+        widening = find_widening(source, table, ledger=ledger)
+    except Refused as refusal:
+        if refusal.reason is Reason.TARGET_INCOMPATIBLE:
+            with ledger.transaction() as tx:
+                waiting = tx.compactions(source, table, states=[CompactionState.PREPARED])
+            _give_up(waiting, ledger=ledger)
+        raise
+    _give_up(widening.stale, ledger=ledger)
+    return widening
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What the ledger says of a table at one moment."""
@@ -95,6 +118,7 @@ class _Look:
     prepared: tuple[Compaction, ...] = ()
     stale: tuple[Compaction, ...] = ()
     why_nothing: str = ""
+    under_way: Batch | None = None
 
     def widening(self, tx: LedgerTransaction) -> Widening:
         contract = self.newest.contract
@@ -107,6 +131,7 @@ class _Look:
             self.stale,
             tuple(_groups(tx, self)),
             self.why_nothing,
+            self.under_way,
         )
 
 
@@ -124,6 +149,10 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         why_nothing = "each snapshot replaces the one before, and brings its own types"
         return _Look(newest, rows, stale=tuple(prepared), why_nothing=why_nothing)
     refuse_held(tx, source, table)
+    # Once the ledger reads new files, the catalog has to take this contract's types.
+    external_table(newest.contract, contract_version=newest.version, bucket="")
+    # Before those that are published: whoever is through meanwhile is found among them.
+    at_work = tx.batches(source=source, table=table, states=[BatchState.PUBLISHING])
     narrower: dict[str, Batch] = {}
     types = _Types(tx, newest)
     for batch in tx.batches(source=source, table=table, states=[BatchState.PUBLISHED]):
@@ -147,7 +176,14 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         tuple(useful),
         tuple(stale),
         "" if useful or narrower else _why_nothing(tx, newest),
+        _under_way(at_work, rows, _Types(tx, newest)),
     )
+
+
+def _under_way(at_work: Sequence[Batch], rows: CommittedRows, types: "_Types") -> Batch | None:
+    if rows.types_version is None:
+        return None
+    return next((batch for batch in at_work if types.are_narrower(batch, None)), None)
 
 
 def _why_nothing(tx: LedgerTransaction, newest: ContractVersion) -> str:
@@ -185,20 +221,29 @@ class _Types:
         if compaction is not None:
             versions = (compaction.contract_version, compaction.types_version)
         if versions not in self._narrower:
-            self._narrower[versions] = self._is_narrower(self.written(*versions))
+            self._narrower[versions] = self._is_narrower(self.written(*versions), self.wanted(versions[0]))
         return self._narrower[versions]
 
-    def _is_narrower(self, written: TableContract) -> bool:
+    def _is_narrower(self, written: TableContract, wanted: TableContract) -> bool:
         if written.publishing.target is Target.NATIVE or written.publishing.mode is PublishMode.REPLACE:
             return False
-        is_narrower = written.in_types_of(self._newest.contract) != written
+        is_narrower = wanted != written
         self._compare(written, is_written_anew=is_narrower)
         return is_narrower
 
     def are_those_of(self, compaction: Compaction) -> bool:
-        """Return whether a file that waits has the types that are wanted."""
-        wanted = self.written(compaction.contract_version, None).in_types_of(self._newest.contract)
-        return self.written(compaction.contract_version, compaction.types_version) == wanted
+        """Return whether a file that waits has the types that are wanted, and its contract wants no others of any column."""
+        newest, version = self._newest.contract, compaction.types_version
+        types = (
+            newest if version is None else self._tx.contract(newest.source, newest.table, version).contract
+        )
+        return is_written_alike(types, newest) and self.written(
+            compaction.contract_version, version
+        ) == self.wanted(compaction.contract_version)
+
+    def wanted(self, version: int) -> TableContract:
+        """Return the contract by which files are to be written."""
+        return self.written(version, self._newest.version)
 
     def written(self, version: int, types_version: int | None) -> TableContract:
         """Return the contract by which files are written."""
@@ -258,7 +303,7 @@ def _groups(tx: LedgerTransaction, look: _Look) -> Iterator[Group]:
             days.setdefault(day_of_key(member.files[0].location.key), []).append(member)
     for compaction in shared.values():
         yield Group(
-            types.written(compaction.contract_version, None).in_types_of(newest.contract),
+            types.wanted(compaction.contract_version),
             compaction.contract_version,
             compaction.bucket,
             compaction.day,
@@ -267,7 +312,7 @@ def _groups(tx: LedgerTransaction, look: _Look) -> Iterator[Group]:
             tx.file(file_of(compaction)),
         )
     versions = {member.batch.contract_version for of_day in days.values() for member in of_day}
-    contracts = {version: types.written(version, None).in_types_of(newest.contract) for version in versions}
+    contracts = {version: types.wanted(version) for version in versions}
     for day in sorted(days):
         for group in groups_of(day, days[day], contracts, target_size_in_bytes=DEFAULT_TARGET_SIZE_IN_BYTES):
             yield replace(group, types_version=newest.version)
@@ -300,10 +345,9 @@ def widen(
     done = [one for one in finish(source, table, tools=tools) if one.types_version is not None]
     lost: LostLease | None = None
     for _ in range(MAX_ROUNDS):
-        widening = find_widening(source, table, ledger=tools.ledger)
-        _give_up(widening.stale, ledger=tools.ledger)
+        widening = plan_widening(source, table, ledger=tools.ledger)
         if widening.why_nothing:
-            _require_none_under_way(source, table, ledger=tools.ledger)
+            _require_none_under_way(widening)
             return done
         for group in widening.groups:
             write_group(group, tools=tools, detail=detail, keep=_keep)
@@ -345,22 +389,19 @@ def _commit(tx: LedgerTransaction, source: str, table: str, *, tools: Tools) -> 
     return committed
 
 
-def _require_none_under_way(source: str, table: str, *, ledger: Ledger) -> None:
+def _require_none_under_way(widening: Widening) -> None:
     """
     Make sure that no batch comes after it whose partition was made before: its publisher may not have said so yet.
 
     Raises:
         Unavailable: if one may. The same again takes it in.
     """
-    with ledger.transaction() as tx:
-        look = _look(tx, source, table)
-        types = _Types(tx, look.newest)
-        for batch in tx.batches(source=source, table=table, states=[BatchState.PUBLISHING]):
-            if look.rows.types_version is not None and types.are_narrower(batch, None):
-                raise Unavailable(
-                    f"{source}.{table}: batch {batch.id} of the older contract {batch.contract_version} is being published; "
-                    f"run the same again once it is through (`esclusa why {batch.id}`)"
-                )
+    batch = widening.under_way
+    if batch is not None:
+        raise Unavailable(
+            f"{widening.source}.{widening.table}: batch {batch.id} of the older contract {batch.contract_version} is being "
+            f"published; run the same again once it is through (`esclusa why {batch.id}`)"
+        )
 
 
 # ---- the batches that were held ----------------------------------------------------------------------------

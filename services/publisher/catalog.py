@@ -246,19 +246,23 @@ def says_masked(description: str) -> bool:
     return description.startswith(_MASKED)
 
 
-def refuse_changed_types(found: Sequence[ExternalColumn], table: ExternalTable) -> None:
+def refuse_changed_types(
+    found: Sequence[ExternalColumn], table: ExternalTable, *, is_masked_since: bool = False
+) -> None:
     """
     Make sure that the files of all partitions have the types that the table tells.
 
     `found`: the columns as the catalog has them. A column that is masked from now on may change its type:
-    to hold its batches would serve nobody. Redshift then refuses to read its older partitions.
+    to hold its batches would serve nobody. Redshift then refuses to read its older partitions. `is_masked_since`: a newer
+    contract made the columns found, and older partitions, which are there with whatever type, are led elsewhere: what it
+    masks is not compared.
     Source: Amazon Redshift Developer Guide, "Troubleshooting queries in Amazon Redshift Spectrum": a file's type has to
     be the column's, else "incompatible Parquet schema".
 
     Raises:
         Refused: TARGET_INCOMPATIBLE; it names the columns.
     """
-    changed = _changed_types(found, table)
+    changed = _changed_types(found, table, is_masked_since=is_masked_since)
     if not changed:
         return
     if all(widens(column.type, before) for column, before in changed):
@@ -270,14 +274,18 @@ def refuse_changed_types(found: Sequence[ExternalColumn], table: ExternalTable) 
     raise _changed(changed, table, cure=cure)
 
 
-def widened_columns(found: Sequence[ExternalColumn], table: ExternalTable) -> tuple[ExternalColumn, ...]:
+def widened_columns(
+    found: Sequence[ExternalColumn], table: ExternalTable, *, is_masked_since: bool = False
+) -> tuple[ExternalColumn, ...]:
     """
     Return the columns that the catalog has, in the wider types that a table tells of them.
+
+    `is_masked_since`: a newer contract made the columns found; those that it masks stay as they are.
 
     Raises:
         Refused: TARGET_INCOMPATIBLE if a type is changed that this does not widen; it names the columns.
     """
-    changed = _changed_types(found, table)
+    changed = _changed_types(found, table, is_masked_since=is_masked_since)
     others = [(column, before) for column, before in changed if not widens(column.type, before)]
     if others:
         raise _changed(others, table, cure=f"only wider numbers can be carried; {ANOTHER_NAME}")
@@ -285,9 +293,13 @@ def widened_columns(found: Sequence[ExternalColumn], table: ExternalTable) -> tu
     return tuple(replace(column, type=types.get(column.name, column.type)) for column in found)
 
 
-def _changed_types(found: Sequence[ExternalColumn], table: ExternalTable) -> list[tuple[ExternalColumn, str]]:
+def _changed_types(
+    found: Sequence[ExternalColumn], table: ExternalTable, *, is_masked_since: bool
+) -> list[tuple[ExternalColumn, str]]:
     """Return the columns whose type is another one than the catalog has, each with that."""
-    types = {column.name: column.type for column in found}
+    types = {
+        column.name: column.type for column in found if not (is_masked_since and says_masked(column.comment))
+    }
     return [
         (column, types[column.name])
         for column in table.columns

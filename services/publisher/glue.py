@@ -86,7 +86,7 @@ class GlueCatalog:
         if len(batches) > MAX_PARTITIONS_PER_REQUEST:
             raise ValueError(f"expected at most {MAX_PARTITIONS_PER_REQUEST} partitions, got {len(batches)}")
         with _translated(self._where(table)):
-            self._bring_table_to_contract(table)
+            self._bring_table_to_contract(table, moves=True)
             empty = [replace(batch, folder=empty_folder(table), record_count=0) for batch in batches]
             self._create_partitions(table, empty)
             self._update_partitions(table, batches)
@@ -101,7 +101,7 @@ class GlueCatalog:
                 there = _found_columns(found)
                 wanted = replace(
                     table,
-                    columns=widened_columns(there, table),
+                    columns=widened_columns(there, table, is_masked_since=_is_newer(found, table)),
                     contract_version=_contract_version(found),
                     record_count=_told_count(found),
                 )
@@ -125,12 +125,17 @@ class GlueCatalog:
                     return True
         raise Unavailable(f"{self._where(table)}: it changed {MAX_TRIES} times meanwhile")
 
-    def _bring_table_to_contract(self, table: ExternalTable) -> None:
-        """Create the table, or bring its columns to the contract unless a newer one made them."""
+    def _bring_table_to_contract(self, table: ExternalTable, *, moves: bool = False) -> None:
+        """
+        Create the table, or bring its columns to the contract unless a newer one made them.
+
+        `moves`: no partition comes, some that are there are led elsewhere.
+        """
         for _ in range(MAX_TRIES):
             found = self._find_table(table)
             if found is not None:
-                refuse_changed_types(_found_columns(found), table)
+                is_masked_since = moves and _is_newer(found, table)
+                refuse_changed_types(_found_columns(found), table, is_masked_since=is_masked_since)
                 if _is_up_to_date(found, table):
                     return
             if self._try_write(_table_input(table), table=table, found=found):
@@ -268,10 +273,13 @@ def _told_count(found: "TableTypeDef") -> int | None:
     return None if told is None else int(told)
 
 
+def _is_newer(found: "TableTypeDef", table: ExternalTable) -> bool:
+    return _contract_version(found) > table.contract_version
+
+
 def _is_up_to_date(found: "TableTypeDef", table: ExternalTable) -> bool:
-    version = _contract_version(found)
-    return version > table.contract_version or (
-        version == table.contract_version
+    return _is_newer(found, table) or (
+        _contract_version(found) == table.contract_version
         and found.get("StorageDescriptor", {}).get("Columns") == _columns(table)
         and _has_count(found, table)
     )

@@ -371,7 +371,7 @@ class MemoryCatalog:
         """Lead partitions to other folders at once; see `LakeCatalog`."""
         if len(batches) > MAX_PARTITIONS_PER_REQUEST:
             raise ValueError(f"expected at most {MAX_PARTITIONS_PER_REQUEST} partitions, got {len(batches)}")
-        there = self._bring_to_contract(table)
+        there = self._bring_to_contract(table, moves=True)
         self.batches[table.source, table.name] = there | {
             (batch.day, batch.batch_id): batch for batch in batches
         }
@@ -380,7 +380,8 @@ class MemoryCatalog:
         """Bring columns to wider types; see `LakeCatalog`."""
         found = self._find(table)
         if found is not None:
-            columns = widened_columns(found.columns, table)
+            is_masked_since = found.contract_version > table.contract_version
+            columns = widened_columns(found.columns, table, is_masked_since=is_masked_since)
             self.tables[table.source, table.name] = replace(found, columns=columns)
 
     def put_snapshot(self, table: ExternalTable, batch: ExternalBatch, *, goes_back: bool = False) -> bool:
@@ -394,11 +395,14 @@ class MemoryCatalog:
         self.batches[table.source, table.name] = {(batch.day, batch.batch_id): batch}
         return True
 
-    def _bring_to_contract(self, table: ExternalTable) -> dict[tuple[str, str], ExternalBatch]:
+    def _bring_to_contract(
+        self, table: ExternalTable, *, moves: bool = False
+    ) -> dict[tuple[str, str], ExternalBatch]:
         name = (table.source, table.name)
         found = self._find(table)
         if found is not None and found.is_partitioned:
-            refuse_changed_types(found.columns, table)
+            is_masked_since = moves and found.contract_version > table.contract_version
+            refuse_changed_types(found.columns, table, is_masked_since=is_masked_since)
         if found is None or found.contract_version <= table.contract_version:
             self.tables[name] = table
         return self.batches.setdefault(name, {})

@@ -200,6 +200,20 @@ def test_a_column_that_is_masked_from_now_on_may_change_its_type_and_not_back(la
         lake.catalog.put_partition(replace(MERGED, contract_version=3), batch(3))
 
 
+def test_partitions_of_before_a_column_was_masked_are_led_elsewhere_and_no_more_of_them_come(lake):
+    lake.catalog.put_partition(MERGED, batch(1))
+    masked = replace(with_type(MERGED, "string", comment="masked: redact"), contract_version=2)
+    lake.catalog.put_partition(masked, batch(2))
+
+    lake.catalog.change_types(MERGED)
+    lake.catalog.switch_partitions(MERGED, [moved(1, folder="c1", record_count=10)])
+
+    assert lake.columns()[0] == ("id", "string", "masked: redact")
+    assert f"s3://{BUCKET}/final/orders/c1/" in lake.folders()
+    with pytest.raises(Refused, match="should be bigint, found string"):
+        lake.catalog.put_partition(MERGED, batch(3))
+
+
 def narrow_and_wide() -> tuple[ExternalTable, ExternalTable]:
     """A table, and as a newer contract wants it: of wider types, with a column more and one less."""
     narrow = contract_of(column("id", "int32"), column("price", "decimal(10,2)"), column("name"), cursor=None)

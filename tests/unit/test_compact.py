@@ -17,7 +17,7 @@ from services.publisher.restore import restore_catalog
 from services.publisher.rows import read_blocks
 from shared.compactions import CommittedRows, file_of
 from shared.domain.compactions import Compaction, CompactionState
-from shared.domain.contracts import Target
+from shared.domain.contracts import MaskKind, Target
 from shared.domain.files import Area, Location, compaction_key
 from shared.domain.reasons import Reason
 from shared.errors import LostLease, Refused, Unavailable
@@ -101,6 +101,40 @@ def test_groups_end_at_their_size_and_at_what_one_request_switches(house, monkey
     assert groups_of(house, target_size_in_bytes=whole.members[0].size_in_bytes) == []
     monkeypatch.setattr(compact, "MAX_PARTITIONS_PER_REQUEST", 2)
     assert [len(group.members) for group in groups_of(house)] == [2, 2]
+
+
+def test_batches_of_before_a_column_was_masked_are_compacted_afterwards(house):
+    def with_mask(kind: MaskKind):
+        masked = column("name", "int32", mask=kind)
+        return contract_of(column("id", "int64"), masked, column("changed", "timestamptz"), key=())
+
+    for quarter in range(2):
+        house.publish([(quarter, 7, at(quarter))], with_mask(MaskKind.KEEP), quarter=quarter)
+    house.publish([(2, "f00d", at(2))], with_mask(MaskKind.HMAC), quarter=2, version=2)
+
+    (compaction,) = compact_all(house)
+
+    assert compaction.shown_at is not None
+    assert len(compaction.batches) == 2
+    assert compact.finish("shop", "orders", tools=tools_of(house)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(Target.BOTH, Target.NATIVE), (Target.NATIVE, Target.EXTERNAL)]
+)
+def test_batches_that_the_lake_shows_and_others_that_it_does_not_are_kept_apart(house, before, after):
+    for quarter in range(4):
+        version, target = (1, before) if quarter < 2 else (2, after)
+        contract = replace(APPEND, publishing=replace(APPEND.publishing, target=target))
+        house.publish(ALL[3 * quarter : 3 * quarter + 3], contract, quarter=quarter, version=version)
+    shown = house.lake_rows()
+
+    compact_all(house)
+    for _ in range(2):
+        sweep_after(house, timedelta(days=8))
+
+    assert house.lake_rows() == shown
+    assert len(shown) == 6
 
 
 def test_batches_whose_contracts_write_other_columns_are_kept_apart(house):

@@ -196,6 +196,40 @@ def test_files_of_several_contracts_are_brought_to_the_newest_one_whatever_they_
     assert house.lake_rows() == ledger_rows(house) == ROWS[:2]
 
 
+WITHOUT_ID = contract_of(column("price", "decimal(20,4)"), column("changed", "timestamptz"), key=())
+
+
+def test_a_column_that_was_widened_and_is_gone_since_stays_as_wide_as_the_catalog_has_it(house):
+    widen_all(house)
+    register(house, WITHOUT_ID, version=3)
+
+    widen_all(house)
+
+    assert file_types(house) == {("int64", "decimal128(20, 4)")}
+    assert table_types(house)[:2] == ["bigint", "decimal(20,4)"]
+    assert house.lake_rows() == ledger_rows(house) == sorted(ROWS, key=repr)
+
+
+def test_a_table_that_lost_a_widened_column_is_restored_and_asked_in_its_types(house):
+    widen_all(house)
+    register(house, WITHOUT_ID, version=3)
+    widen_all(house)
+    house.catalog.tables.clear()
+    house.catalog.batches.clear()
+
+    restore_catalog(ledger=house.ledger, catalog=house.catalog)
+    answer = query_lake(
+        "SELECT count(*), any_value(typeof(price)) FROM shop.orders",
+        ledger=house.ledger,
+        store=house.store,
+        row_limit=10,
+        timeout_seconds=20,
+    )
+
+    assert table_types(house)[:2] == ["bigint", "decimal(20,4)"]
+    assert answer.rows == ((8, "DECIMAL(20,4)"),)
+
+
 @pytest.mark.parametrize(
     ("narrow", "wide", "values", "too_much"),
     [
@@ -251,6 +285,17 @@ def test_whatever_else_changed_is_refused_by_name_and_nothing_is_written(before,
 
     assert refused.value.reason is Reason.TARGET_INCOMPATIBLE
     assert "another name in the source's file" in refused.value.detail
+    assert house.keys() == keys
+    assert states(house) == []
+
+
+def test_a_contract_that_no_external_table_carries_is_refused_before_anything_is_written(house):
+    register(house, orders("int64", "decimal(14,4)", column("city"), column("CITY")), version=3)
+    keys = house.keys()
+
+    with pytest.raises(Refused, match="'CITY' and 'city' are one name in lower case"):
+        widen_all(house)
+
     assert house.keys() == keys
     assert states(house) == []
 
@@ -578,6 +623,69 @@ def test_files_that_wait_in_vain_go(house):
     assert set(house.keys()) == before
 
 
+def prepare_all(house: LakeHouse, *, transactions: int = 4) -> None:
+    """Have a run die when its files are written, and wait."""
+    dying = DyingLedger(house.ledger, number=transactions, before=False)
+    with pytest.raises(Unavailable):
+        widen_all(house, Tools(dying, house.store, house.catalog))
+    assert set(states(house)) == {"prepared"}
+
+
+def test_files_that_wait_go_also_if_the_newest_contract_is_no_widening(house):
+    prepare_all(house)
+    register(house, orders("string", "decimal(14,4)"), version=3)
+
+    with pytest.raises(Refused, match="'id' should be string, found int32"):
+        widen_all(house)
+
+    assert states(house) == ["abandoned"]
+    assert [one.state for one in compact_all(house)] == ["committed"]
+
+
+def test_files_that_wait_stay_while_the_table_is_held(house):
+    prepare_all(house)
+    with house.ledger.transaction() as tx:
+        first = min(tx.batches(), key=lambda batch: batch.changed_at)
+    tools = rollback.Tools(house.ledger, house.store, house.published.warehouse, house.catalog)
+    back = rollback.plan_rollback("shop", "orders", to=first.id, tools=tools)
+    rollback.carry_out(back, tools=tools, actor="anna", detail="test")
+
+    with pytest.raises(Refused, match="held at an earlier state"):
+        widen_all(house)
+
+    assert states(house) == ["prepared"]
+
+
+def test_files_that_wait_serve_no_contract_that_wants_other_types_of_another_column():
+    house = LakeHouse()
+    for version, name in enumerate(("y", "x"), start=1):
+        narrow = contract_of(column(name, "int32"), column("changed", "timestamptz"), key=())
+        house.publish([(version, at(version))], narrow, quarter=version, version=version)
+
+    def both(y: str) -> TableContract:
+        return contract_of(column("x", "int64"), column("y", y), column("changed", "timestamptz"), key=())
+
+    register(house, both("int64"), version=3)
+    prepare_all(house, transactions=6)
+    register(house, both("int32"), version=4)
+
+    widen_all(house)
+
+    assert states(house) == ["abandoned", "abandoned", "committed"]
+    with house.ledger.transaction() as tx:
+        assert CommittedRows.of(tx, "shop", "orders").types_version == 4
+
+
+def test_files_that_wait_serve_a_newer_contract_that_wants_the_same_types(house):
+    prepare_all(house)
+    register(house, replace(WIDE, key_is_unique=True), version=3)
+
+    widen_all(house)
+
+    assert states(house) == ["committed"]
+    require_widened(house)
+
+
 def test_a_table_that_is_led_back_meanwhile_is_not_widened(house, monkeypatch):
     with house.ledger.transaction() as tx:
         first = min(tx.batches(), key=lambda batch: batch.changed_at)
@@ -631,6 +739,32 @@ def test_a_batch_of_the_narrower_contract_that_is_being_published_is_waited_for(
         widen_all(house)
 
     require_widened(house)
+
+
+def test_a_batch_that_is_through_between_the_last_two_looks_is_not_missed(house, monkeypatch):
+    load = house.published.batch([(8, Decimal(2), at(8))], NARROW, quarter=8)
+    batch = replace(assignment_of(load).batch, committed_attempt=1)
+    with house.ledger.transaction() as tx:
+        assert tx.insert_batch(batch)
+        assert all(tx.insert_file(file) for file in load.files)
+    publish(assignment_of(load), warehouse=house.published.warehouse, catalog=house.catalog)
+    original = module.find_widening
+
+    def find_and_be_through(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if found.why_nothing:
+            monkeypatch.setattr(module, "find_widening", original)
+            with house.ledger.transaction() as tx:
+                tx.save_batch(replace(batch, state=BatchState.PUBLISHED))
+        return found
+
+    monkeypatch.setattr(module, "find_widening", find_and_be_through)
+
+    with pytest.raises(Unavailable, match=f"batch {batch.id} of the older contract 1 is being published"):
+        widen_all(house)
+    widen_all(house)
+
+    assert file_types(house) == WIDE_FILES
 
 
 def test_a_file_that_does_not_hold_the_rows_of_its_batches_is_never_read(house, monkeypatch):
@@ -758,6 +892,20 @@ def test_a_run_that_dies_at_any_transaction_is_taken_up(monkeypatch, before):
         return False
 
     assert died_at_each(run) > 10
+
+
+def test_what_is_committed_is_finished_although_a_widened_column_was_masked_meanwhile(house):
+    house.catalog.change_types = _raise(Unavailable("away"))
+    with pytest.raises(Unavailable):
+        widen_all(house)
+    del house.catalog.change_types
+    masked = contract_of(column("id", "int64", mask=MaskKind.HMAC), column("changed", "timestamptz"), key=())
+    house.publish([("f00d", at(9))], masked, quarter=9, version=3)
+
+    (shown,) = compact.finish("shop", "orders", tools=tools_of(house))
+
+    assert shown.shown_at is not None
+    assert table_types(house) == ["string", "timestamp"]
 
 
 def test_the_next_compaction_finishes_what_is_committed(house):
