@@ -343,7 +343,6 @@ def widen(
             again goes on.
     """
     done = [one for one in finish(source, table, tools=tools) if one.types_version is not None]
-    lost: LostLease | None = None
     for _ in range(MAX_ROUNDS):
         widening = plan_widening(source, table, ledger=tools.ledger)
         if widening.why_nothing:
@@ -352,6 +351,7 @@ def widen(
         for group in widening.groups:
             write_group(group, tools=tools, detail=detail, keep=_keep)
             on_group(group)
+        lost: LostLease | None = None
         try:
             with tools.ledger.transaction() as tx:
                 committed = _commit(tx, source, table, tools=tools)

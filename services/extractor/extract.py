@@ -126,12 +126,16 @@ def read(snapshot: SourceSnapshot, ranges: RangeReading | None) -> Generator[Chu
 
 
 def mask_ahead(chunks: Iterator[Chunk], masking: Masking) -> Generator[MaskedChunk, None, None]:
-    """Mask on a second thread while the next chunks are read, in order and never more than a few ahead."""
+    """
+    Mask on a second thread while the next chunks are read, in order and never more than a few ahead.
+
+    Whoever reads also cuts: masks take longer than reading, and all wait for the longest step.
+    """
     if not masking.changes_anything:
         yield from map(masking.mask, chunks)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="masking") as thread:
-        yield from _ahead(chunks, lambda chunk: thread.submit(masking.mask, chunk))
+        yield from _ahead(chunks, lambda chunk: thread.submit(masking.mask_pieces, masking.cut(chunk)))
 
 
 def _ahead(chunks: Iterator[Chunk], submit: Callable[[Chunk], Future[MaskedChunk]]) -> Iterator[MaskedChunk]:

@@ -99,10 +99,11 @@ class Masking:
         self._masked = {name: name_at[source] for name, source in sources.items()}
         # One step after the other: what stands several times in the next one is computed once.
         named = {column.name: f"m{number}" for number, column in enumerate(head) if column.name in sources}
-        self._values = [value_of(pl.col(piece)) for piece in sorted(set(self._masked.values()))]
+        value_in = {piece: f"v{piece}" for piece in self._masked.values()}
+        self._values = [value_of(pl.col(piece)).alias(value) for piece, value in value_in.items()]
         self._leaving = [
             masked_value(
-                pl.col(self._masked[column.name]),
+                pl.col(value_in[self._masked[column.name]]),
                 column.mask,
                 type_=column.type,
                 key=keys[column.mask.key_id] if column.mask.kind is MaskKind.HMAC else "",
@@ -132,9 +133,19 @@ class Masking:
         Raises:
             Refused: if a record has not the columns that were asked for: then a value may stand where no mask is.
         """
-        if not self.changes_anything:
-            return MaskedChunk(chunk, {})
-        pieces = self._cut.cut(chunk)
+        return self.mask_pieces(self.cut(chunk)) if self.changes_anything else MaskedChunk(chunk, {})
+
+    def cut(self, chunk: Chunk) -> pl.DataFrame:
+        """
+        Cut the records of a chunk at the columns that are masked, for `mask_pieces`: the two steps of `mask`.
+
+        Raises:
+            Refused: as `mask`.
+        """
+        return self._cut.cut(chunk)
+
+    def mask_pieces(self, pieces: pl.DataFrame) -> MaskedChunk:
+        """Mask what `cut` has cut, and put the records together again."""
         counts = {name: int((pieces[piece] != "").sum()) for name, piece in self._masked.items()}
         records = (
             pieces.lazy()

@@ -21,6 +21,7 @@ from services.publisher.partitions import partitions_of, shown_table
 from shared.domain.batches import Batch
 from shared.domain.contracts import PublishMode, TableContract, Target
 from shared.domain.windows import is_key_sweep
+from shared.errors import Refused
 from shared.ports import Ledger
 from shared.telemetry.logs import configure_logging
 from shared.visible import published_batches
@@ -35,12 +36,20 @@ def restore_catalog(*, ledger: Ledger, catalog: LakeCatalog) -> int:
     Repeating it, and doing it while publishers are at work, is harmless.
 
     Raises:
+        Refused: if there are tables that the catalog cannot show; it names them. All others are shown by then.
         Unavailable: if ledger or catalog do not answer.
     """
     with ledger.transaction() as tx:
         names = tx.known_tables()
-    shown = sum(_restore_table(*name, ledger=ledger, catalog=catalog) for name in names)
-    log.info("catalog_restored", batch_count=shown)
+    shown, refused = 0, []
+    for name in names:
+        try:
+            shown += _restore_table(*name, ledger=ledger, catalog=catalog)
+        except Refused as error:
+            refused.append(error)
+    log.info("catalog_restored", batch_count=shown, refused_table_count=len(refused))
+    if refused:
+        raise Refused(refused[0].reason, "; ".join(error.detail for error in refused))
     return shown
 
 

@@ -13,11 +13,12 @@ from support.publish_batches import APPEND, BUCKET, MERGE, REPLACE, at, column, 
 from support.upkeep import DyingLedger, interrupt_at, ledger_rows, sweep_after
 
 from lambdas.sweeper.actions import ActionKind
+from services.publisher.catalog import external_table
 from services.publisher.restore import restore_catalog
 from services.publisher.rows import read_blocks
 from shared.compactions import CommittedRows, file_of
 from shared.domain.compactions import Compaction, CompactionState
-from shared.domain.contracts import MaskKind, Target
+from shared.domain.contracts import MaskKind, PublishMode, Target
 from shared.domain.files import Area, Location, compaction_key
 from shared.domain.reasons import Reason
 from shared.errors import LostLease, Refused, Unavailable
@@ -450,6 +451,22 @@ def test_a_catalog_that_lost_its_memory_is_filled_as_it_was(house):
     assert house.lake_rows() == before
     assert len(before) == 13
     assert compaction.id in str(house.lake_folders())
+
+
+def test_a_table_that_the_catalog_refuses_keeps_no_other_from_being_filled_again(house):
+    one, other = (contract_of(mode=PublishMode.APPEND, key=(), table=name) for name in ("lines", "orders"))
+    house.publish([(1, "a", at(1))], one, quarter=1)
+    house.publish([(2, "b", at(2))], other, quarter=2)
+    before = house.lake_rows("orders")
+    for name in ("lines", "orders"):
+        del house.catalog.batches["shop", name], house.catalog.tables["shop", name]
+    narrower = contract_of(column("id", "int32"), mode=PublishMode.APPEND, key=(), cursor=None, table="lines")
+    house.catalog.put_partitions(external_table(narrower, contract_version=1, bucket=BUCKET), [])
+
+    with pytest.raises(Refused, match=r"shop\.lines"):
+        restore_catalog(ledger=house.ledger, catalog=house.catalog)
+
+    assert house.lake_rows("orders") == before
 
 
 # ---- any batches -------------------------------------------------------------------------------------------
