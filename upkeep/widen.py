@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.publisher.catalog import ANOTHER_NAME, external_table, hive_type
+from services.publisher.catalog import ANOTHER_NAME, ExternalTable, external_table, hive_type
 from shared import compactions, lifecycle
 from shared.compactions import CommittedRows, file_of, in_types
 from shared.domain.batches import HELD_STATES, Batch, BatchState
@@ -62,6 +62,8 @@ class Widening:
     why_nothing: str = ""
     #: A batch of narrower types that is being published: its partition may have been made before the catalog had the wider.
     under_way: Batch | None = None
+    #: As the newest contract has it; None if the lake shows nothing of it.
+    external: ExternalTable | None = None
 
     @property
     def batch_count(self) -> int:
@@ -119,6 +121,7 @@ class _Look:
     stale: tuple[Compaction, ...] = ()
     why_nothing: str = ""
     under_way: Batch | None = None
+    external: ExternalTable | None = None
 
     def widening(self, tx: LedgerTransaction) -> Widening:
         contract = self.newest.contract
@@ -132,6 +135,7 @@ class _Look:
             tuple(_groups(tx, self)),
             self.why_nothing,
             self.under_way,
+            self.external,
         )
 
 
@@ -153,9 +157,10 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
     external_table(newest.contract, contract_version=newest.version, bucket="")
     # Before those that are published: whoever is through meanwhile is found among them.
     at_work = tx.batches(source=source, table=table, states=[BatchState.PUBLISHING])
+    published = tx.batches(source=source, table=table, states=[BatchState.PUBLISHED])
     narrower: dict[str, Batch] = {}
     types = _Types(tx, newest)
-    for batch in tx.batches(source=source, table=table, states=[BatchState.PUBLISHED]):
+    for batch in published:
         if not is_key_sweep(batch.slot) and types.are_narrower(batch, rows.compaction_of(batch.id)):
             narrower[batch.id] = batch
     types.refuse_others()
@@ -177,6 +182,9 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         tuple(stale),
         "" if useful or narrower else _why_nothing(tx, newest),
         _under_way(at_work, rows, _Types(tx, newest)),
+        external_table(newest.contract, contract_version=newest.version, bucket=published[0].bucket)
+        if published
+        else None,
     )
 
 
@@ -347,6 +355,9 @@ def widen(
         widening = plan_widening(source, table, ledger=tools.ledger)
         if widening.why_nothing:
             _require_none_under_way(widening)
+            if widening.external is not None:
+                # A publisher may have told a narrower type of a column, and died before any file had it.
+                tools.catalog.change_types(widening.external)
             return done
         for group in widening.groups:
             write_group(group, tools=tools, detail=detail, keep=_keep)

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.lake_house import LakeHouse
-from support.publish_batches import REPLACE, Row, assignment_of, at, column, contract_of
+from support.publish_batches import BUCKET, REPLACE, Row, assignment_of, at, column, contract_of
 from support.upkeep import DyingLedger, ledger_rows, sweep_after
 
+from services.publisher.catalog import external_table
 from services.publisher.publish import publish
 from services.publisher.read_back import polars_type
 from services.publisher.restore import restore_catalog
@@ -228,6 +229,22 @@ def test_a_table_that_lost_a_widened_column_is_restored_and_asked_in_its_types(h
 
     assert table_types(house)[:2] == ["bigint", "decimal(20,4)"]
     assert answer.rows == ((8, "DECIMAL(20,4)"),)
+
+
+def test_a_type_that_no_file_has_and_the_catalog_tells_is_widened_too(house):
+    widen_all(house)
+    told, wanted = (
+        orders("int64", "decimal(14,4)", column("city"), column("y", kind)) for kind in ("int32", "int64")
+    )
+    register(house, told, version=3)
+    # Here a publisher dies: the table is told, and its batch has no partition.
+    house.catalog.put_partitions(external_table(told, contract_version=3, bucket=BUCKET), [])
+    register(house, wanted, version=4)
+
+    widen_all(house)
+    house.publish([(*NEW, 2**40)], wanted, quarter=9, version=4)
+
+    assert table_types(house)[-1] == "bigint"
 
 
 @pytest.mark.parametrize(
@@ -875,8 +892,8 @@ def test_a_run_that_dies_at_any_call_of_store_or_catalog_is_taken_up(monkeypatch
             return True
         return False
 
-    # Two files, the types, two requests.
-    assert died_at_each(run) == 5
+    # Two files, the types, two requests, and a look at the types once nothing is left.
+    assert died_at_each(run) == 6
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
