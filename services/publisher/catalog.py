@@ -137,11 +137,11 @@ class LakeCatalog(Protocol):
         Bring the columns that are there to the wider types that a table tells, by one request; nothing else changes.
 
         Whoever calls it has files of these types for all partitions, and leads them there next. Until then engines refuse
-        to read those that are not. Of a table that is not there, nothing is done.
+        to read those that are not. A column of which another change is told stays as it is: no file has it, else nobody would
+        call. Of a table that is not there, nothing is done.
 
         Raises:
-            Refused: TARGET_INCOMPATIBLE if another change is told than a widening, the name is another table's, or the table
-                is not partitioned.
+            Refused: TARGET_INCOMPATIBLE if the name is another table's, or the table is not partitioned.
             Unavailable: if the catalog does not answer.
         """
         ...
@@ -265,13 +265,19 @@ def refuse_changed_types(
     changed = _changed_types(found, table, is_masked_since=is_masked_since)
     if not changed:
         return
+    told = "; ".join(
+        f"column {column.name!r} should be {column.type}, found {before}" for column, before in changed
+    )
     if all(widens(column.type, before) for column, before in changed):
         cure = f"`esclusa widen {table.source}.{table.table}` writes those files anew in the wider types, then replay the batch"
     elif all(widens(before, column.type) for column, before in changed):
         cure = "if a newer contract has the wider types, replay the batch: it is then read under that"
     else:
         cure = f"{ANOTHER_NAME}, or publish to `native` only"
-    raise _changed(changed, table, cure=cure)
+    raise Refused(
+        Reason.TARGET_INCOMPATIBLE,
+        f"{table.source}.{table.table}: its external table {table.name} has files of other types: {told}; {cure}",
+    )
 
 
 def widened_columns(
@@ -281,15 +287,9 @@ def widened_columns(
     Return the columns that the catalog has, in the wider types that a table tells of them.
 
     `is_masked_since`: a newer contract made the columns found; those that it masks stay as they are.
-
-    Raises:
-        Refused: TARGET_INCOMPATIBLE if a type is changed that this does not widen; it names the columns.
     """
     changed = _changed_types(found, table, is_masked_since=is_masked_since)
-    others = [(column, before) for column, before in changed if not widens(column.type, before)]
-    if others:
-        raise _changed(others, table, cure=f"only wider numbers can be carried; {ANOTHER_NAME}")
-    types = {column.name: column.type for column, _ in changed}
+    types = {column.name: column.type for column, before in changed if widens(column.type, before)}
     return tuple(replace(column, type=types.get(column.name, column.type)) for column in found)
 
 
@@ -305,16 +305,6 @@ def _changed_types(
         for column in table.columns
         if types.get(column.name, column.type) != column.type and not says_masked(column.comment)
     ]
-
-
-def _changed(changed: Sequence[tuple[ExternalColumn, str]], table: ExternalTable, *, cure: str) -> Refused:
-    told = "; ".join(
-        f"column {column.name!r} should be {column.type}, found {before}" for column, before in changed
-    )
-    return Refused(
-        Reason.TARGET_INCOMPATIBLE,
-        f"{table.source}.{table.table}: its external table {table.name} has files of other types: {told}; {cure}",
-    )
 
 
 def _external_column(column: Column, *, where: str) -> ExternalColumn:

@@ -247,6 +247,24 @@ def test_a_type_that_no_file_has_and_the_catalog_tells_is_widened_too(house):
     assert table_types(house)[-1] == "bigint"
 
 
+def test_a_type_that_no_file_has_and_that_cannot_be_widened_keeps_no_other_from_it(house):
+    told, wanted = (orders("int64", "decimal(14,4)", column("y", kind)) for kind in ("int64", "string"))
+    register(house, told, version=3)
+    house.catalog.put_partitions(
+        external_table(
+            replace(NARROW, columns=(*NARROW.columns, told.column("y"))), contract_version=3, bucket=BUCKET
+        ),
+        [],
+    )
+    register(house, wanted, version=4)
+
+    widen_all(house)
+
+    assert file_types(house) == WIDE_FILES
+    assert table_types(house) == ["bigint", "decimal(14,4)", "timestamp", "bigint"]
+    assert house.lake_rows() == ledger_rows(house) == sorted(ROWS, key=repr)
+
+
 @pytest.mark.parametrize(
     ("narrow", "wide", "values", "too_much"),
     [
