@@ -169,7 +169,7 @@ def test_what_readers_saw_stays_while_a_replay_fails_as_well() -> None:
 ASKED_BY_PEOPLE = {
     # A key sweep is a batch like others until its last step, whose marker is that of a load.
     Warehouse: {"row_count", "read_rows", "query", "prune", "rebuild"},
-    LakeCatalog: {"put_partitions", "switch_partitions"},
+    LakeCatalog: {"change_types", "put_partitions", "switch_partitions"},
     SourceReader: {"check", "count_rows", "cursor_bounds", "drift"},
 }
 #: What is known without asking anybody, or costs the outside nothing.
