@@ -153,11 +153,12 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         why_nothing = "each snapshot replaces the one before, and brings its own types"
         return _Look(newest, rows, stale=tuple(prepared), why_nothing=why_nothing)
     refuse_held(tx, source, table)
-    # Once the ledger reads new files, the catalog has to take this contract's types.
-    external_table(newest.contract, contract_version=newest.version, bucket="")
     # Before those that are published: whoever is through meanwhile is found among them.
     at_work = tx.batches(source=source, table=table, states=[BatchState.PUBLISHING])
     published = tx.batches(source=source, table=table, states=[BatchState.PUBLISHED])
+    # Once the ledger reads new files, the catalog has to take this contract's types: one that it cannot carry is refused here.
+    bucket = published[0].bucket if published else ""
+    external = external_table(newest.contract, contract_version=newest.version, bucket=bucket)
     narrower: dict[str, Batch] = {}
     types = _Types(tx, newest)
     for batch in published:
@@ -182,9 +183,7 @@ def _look(tx: LedgerTransaction, source: str, table: str) -> _Look:
         tuple(stale),
         "" if useful or narrower else _why_nothing(tx, newest),
         _under_way(at_work, rows, _Types(tx, newest)),
-        external_table(newest.contract, contract_version=newest.version, bucket=published[0].bucket)
-        if published
-        else None,
+        external if published else None,
     )
 
 

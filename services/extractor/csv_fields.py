@@ -7,12 +7,16 @@ The fields of many records in the CSV dialect at once, as expressions of Polars:
 import polars as pl
 
 from services.extractor.readers import Chunk
-from shared.csv_dialect import QUOTE
+from shared.csv_dialect import DELIMITER, QUOTE
 
-#: A regular expression of one field as it is written, its quotes included.
-FIELD = '(?:(?:"[^"]*")+|[^",\n]*)'
+_FIELD = '(?:(?:"[^"]*")+|[^",\n]*)'
 
 _NEEDS_QUOTES = '[",\n\r]'
+
+
+def fields_pattern(count: int) -> str:
+    """Return a regular expression of so many fields, one behind the other, as they are written, their quotes included."""
+    return f"{_FIELD}(?:{DELIMITER}{_FIELD}){{{count - 1}}}"
 
 
 def value_of(field: pl.Expr) -> pl.Expr:

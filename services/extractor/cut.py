@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from services.extractor.csv_fields import FIELD
+from services.extractor.csv_fields import fields_pattern
 from services.extractor.readers import Chunk
 from shared.csv_dialect import DELIMITER, RECORD_TERMINATOR
 from shared.domain.reasons import Reason
@@ -47,9 +47,9 @@ class Cut:
         self._names = [piece_name(number) for number in range(len(pieces))]
         head_count = pieces[-1].stop
         self._has_rest = head_count < column_count
-        self._is_split = head_count <= _MAX_SPLIT_COLUMNS
+        self._splits = head_count <= _MAX_SPLIT_COLUMNS
         end = DELIMITER if self._has_rest else "$"
-        heads = [f"({FIELD}(?:{DELIMITER}{FIELD}){{{len(piece) - 1}}})" for piece in pieces]
+        heads = [f"({fields_pattern(len(piece))})" for piece in pieces]
         steps = [slice(at, at + _PIECES_AT_ONCE) for at in range(0, len(pieces), _PIECES_AT_ONCE)]
         self._steps = [
             (self._names[step], f"^{DELIMITER.join(heads[step])}{end if step is steps[-1] else DELIMITER}")
@@ -91,10 +91,10 @@ class Cut:
             records = _records(chunk)
         except pl.exceptions.PolarsError:
             raise _not_as_sent(chunk, "is no UTF-8") from None
-        found = self._split(records) if self._is_split else self._matched(records)
+        found = self._split(records) if self._splits else self._matched(records)
         if not found[_IS_ENDED].all():
             raise _not_as_sent(chunk, "has no end")
-        if self._is_split and not found[_IS_SPLIT].all():
+        if self._splits and not found[_IS_SPLIT].all():
             found = self._with_quoted(records, found)
         if any(found[name].null_count() for name in self._names):
             raise _not_as_sent(chunk, "has not the columns that were asked for")

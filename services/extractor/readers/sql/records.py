@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 import pyarrow as pa
 
-from services.extractor.csv_fields import FIELD, chunk_of, field_of
+from services.extractor.csv_fields import chunk_of, field_of, fields_pattern
 from services.extractor.dialects import CsvField, Dialect, Statement
 from services.extractor.readers import Chunk, Condition, SourceColumn, bound_value, range_conditions
 from services.extractor.readers.sql.driver import ResultSize, WatchedConnection
@@ -81,7 +81,7 @@ class RecordQuery:
     @property
     def record_pattern(self) -> str:
         """A regular expression of a whole record."""
-        return f"^{FIELD}(?:{DELIMITER}{FIELD}){{{len(self._contract.read_columns) - 1}}}{RECORD_TERMINATOR}$"
+        return f"^{fields_pattern(len(self._contract.read_columns))}{RECORD_TERMINATOR}$"
 
     def statement(self) -> Statement:
         """Return the query of the rows. Columns that do not leave are not in it."""
