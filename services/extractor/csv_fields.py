@@ -37,6 +37,11 @@ def field_of(value: pl.Expr) -> pl.Expr:
     return pl.coalesce(quoted, value, pl.lit(""))
 
 
+def plain_field_of(value: pl.Expr) -> pl.Expr:
+    """Return a value that needs quotes only where it is empty as a field."""
+    return pl.when(value == "").then(pl.lit(QUOTE * 2)).otherwise(value).fill_null("")
+
+
 def chunk_of(records: pl.Series) -> Chunk:
     """Return a chunk of whole records."""
     _, offsets, body = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()

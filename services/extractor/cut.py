@@ -31,12 +31,12 @@ _MARK = '["\n]'
 _ONE_ENDED = '^(?:[^"\n]|"[^"]*")*\n$'
 
 # Columns on the way.
-_RECORD, _SIZE, _MARK_AT, _IS_ENDED, _IS_SPLIT = "record", "size", "mark_at", "is_ended", "is_split"
+_RECORD, _IS_SPLIT = "record", "is_split"
 
 
-def piece_name(number: int) -> str:
-    """Return the column of a piece."""
-    return f"p{number}"
+def field_name(position: int) -> str:
+    """Return the column of a field, or of the piece that begins with it."""
+    return f"field_{position}"
 
 
 class Cut:
@@ -44,10 +44,12 @@ class Cut:
 
     def __init__(self, pieces: Sequence[range], *, column_count: int) -> None:
         """`pieces`: positions of columns, one behind the other from the first on. `column_count`: of a record."""
-        self._names = [piece_name(number) for number in range(len(pieces))]
         head_count = pieces[-1].stop
+        self._names = [field_name(piece.start) for piece in pieces]
         self._has_rest = head_count < column_count
         self._splits = head_count <= _MAX_SPLIT_COLUMNS
+        #: Of the fields that `cut` returns; one that came with the piece of another is NULL.
+        self.positions = range(head_count) if self._splits else [piece.start for piece in pieces]
         end = DELIMITER if self._has_rest else "$"
         heads = [f"({fields_pattern(len(piece))})" for piece in pieces]
         steps = [slice(at, at + _PIECES_AT_ONCE) for at in range(0, len(pieces), _PIECES_AT_ONCE)]
@@ -56,33 +58,21 @@ class Cut:
             for step in steps
         ]
 
-        record, rest = pl.col(_RECORD), pl.col(f"field_{head_count}")
+        record, rest = pl.col(_RECORD), pl.col(REST)
         self._text = record if self._has_rest else record.str.strip_suffix(RECORD_TERMINATOR)
-        self._fields = [
-            self._text.str.splitn(DELIMITER, head_count + 1).struct.unnest(),
-            self._text.str.len_bytes().alias(_SIZE),
-            self._text.str.find(_MARK).alias(_MARK_AT),
-            record.str.ends_with(RECORD_TERMINATOR).alias(_IS_ENDED),
-        ]
+        fields = self._text.str.splitn(DELIMITER, head_count + 1)
+        self._fields = fields.struct.rename_fields([*map(field_name, self.positions), REST]).struct.unnest()
         # What stands in front of the first mark was cut at delimiters alone.
-        is_split = (
-            (pl.col(_MARK_AT) >= pl.col(_SIZE) - rest.str.len_bytes()).fill_null(value=False)
+        mark_at, last_field = self._text.str.find(_MARK), pl.col(field_name(head_count - 1))
+        self._is_split = (
+            (mark_at >= self._text.str.len_bytes() - rest.str.len_bytes()).fill_null(value=False)
             if self._has_rest
-            else pl.col(_MARK_AT).is_null() & rest.is_null()
+            else mark_at.is_null() & rest.is_null() & last_field.is_not_null()
         )
-        self._pieces = [
-            *(
-                pl.concat_str([pl.col(f"field_{n}") for n in piece], separator=DELIMITER).alias(name)
-                for piece, name in zip(pieces, self._names, strict=True)
-            ),
-            rest.alias(REST),
-            is_split.alias(_IS_SPLIT),
-            pl.col(_IS_ENDED),
-        ]
 
     def cut(self, chunk: Chunk) -> pl.DataFrame:
         """
-        Return the pieces of each record as they are written, each without the delimiter behind it, and `REST`.
+        Return the fields of each record as they are written, one by one or a piece at once, and `REST`.
 
         Raises:
             Refused: if a record is not made of these columns. Its text is not told.
@@ -92,39 +82,40 @@ class Cut:
         except pl.exceptions.PolarsError:
             raise _not_as_sent(chunk, "is no UTF-8") from None
         found = self._split(records) if self._splits else self._matched(records)
-        if not found[_IS_ENDED].all():
-            raise _not_as_sent(chunk, "has no end")
         if self._splits and not found[_IS_SPLIT].all():
-            found = self._with_quoted(records, found)
+            found = self._with_quoted(found)
         if any(found[name].null_count() for name in self._names):
             raise _not_as_sent(chunk, "has not the columns that were asked for")
-        if self._has_rest and not _are_one_each(found[REST]):
-            raise _not_as_sent(chunk, "is more than one")
-        return found.select(*self._names, REST)
+        if not _end_once(found[REST] if self._has_rest else records):
+            raise _not_as_sent(chunk, "does not end, or ends before its last character")
+        return found
 
-    def joined(self, pieces: Sequence[pl.Expr]) -> pl.Expr:
+    def joined(self, fields: Sequence[pl.Expr]) -> pl.Expr:
         """Return the record that fields and pieces make, in their order, with its rest."""
         if self._has_rest:
-            return pl.concat_str([*pieces, pl.col(REST)], separator=DELIMITER)
-        return pl.concat_str(pl.concat_str(pieces, separator=DELIMITER), pl.lit(RECORD_TERMINATOR))
+            return pl.concat_str([*fields, pl.col(REST)], separator=DELIMITER, ignore_nulls=True)
+        record = pl.concat_str(fields, separator=DELIMITER, ignore_nulls=True)
+        return pl.concat_str(record, pl.lit(RECORD_TERMINATOR))
 
     def _split(self, records: pl.Series) -> pl.DataFrame:
-        """Return the pieces, right where the record is split, and which records are and have an end."""
+        """Return each record and its fields, right where it is split, and which are."""
         # In one query: each costs as much as hundreds of records.
-        query = records.to_frame().lazy().select(self._fields).select(self._pieces)
+        query = (
+            records.to_frame().lazy().with_columns(self._fields).with_columns(self._is_split.alias(_IS_SPLIT))
+        )
         return query.collect(engine="in-memory")
 
-    def _with_quoted(self, records: pl.Series, split: pl.DataFrame) -> pl.DataFrame:
-        """Return the pieces with those of the records that have quotes there; NULL where a record is not made of them."""
+    def _with_quoted(self, split: pl.DataFrame) -> pl.DataFrame:
+        """Return the fields, and the pieces of records that have quotes there; NULL where a record is not made of them."""
         is_split = pl.col(_IS_SPLIT)
-        quoted = split.select(pl.when(~is_split).then(records).alias(_RECORD)).to_series()
-        found = self._matched(quoted)
+        found = self._matched(split.select(pl.when(~is_split).then(_RECORD)).to_series())
         return split.select(
-            pl.when(is_split).then(pl.col(name)).otherwise(found[name]) for name in [*self._names, REST]
+            pl.when(is_split).then(name).otherwise(found.get_column(name, default=None)).alias(name)
+            for name in [*map(field_name, self.positions), REST]
         )
 
     def _matched(self, records: pl.Series) -> pl.DataFrame:
-        """Return the pieces, NULL where a record is not made of them, and which records have an end."""
+        """Return the pieces, NULL where a record is not made of them."""
         rest = records.to_frame().select(self._text).to_series()
         found: list[pl.Series] = []
         for names, pattern in self._steps:
@@ -133,15 +124,14 @@ class Cut:
             behind = pl.lit(rest).cast(pl.Binary).bin.slice(length).cast(pl.String)
             rest = pieces.select(behind.alias(REST)).to_series()
             found += pieces.get_columns()
-        is_ended = records.str.ends_with(RECORD_TERMINATOR).alias(_IS_ENDED)
-        return pl.DataFrame([*found, rest, is_ended])
+        return pl.DataFrame([*found, rest])
 
 
-def _are_one_each(rests: pl.Series) -> bool:
-    """Whether no record ends before its last character: one that hides behind another would not be masked."""
-    ends_at, size = rests.str.find(RECORD_TERMINATOR, literal=True), rests.str.len_bytes()
-    several = rests.filter(ends_at + 1 != size)
-    return several.is_empty() or several.str.contains(_ONE_ENDED).all()
+def _end_once(texts: pl.Series) -> bool:
+    """Whether each ends as a record does, and none before: what hides behind another record would not be masked."""
+    end_at, last_at = texts.str.find(RECORD_TERMINATOR, literal=True), texts.str.len_bytes() - 1
+    others = texts.filter(end_at.ne_missing(last_at))
+    return others.is_empty() or others.str.contains(_ONE_ENDED).all()
 
 
 def _records(chunk: Chunk) -> pl.Series:

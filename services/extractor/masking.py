@@ -21,8 +21,8 @@ from itertools import pairwise
 import polars as pl
 import polars_hash  # noqa: F401 (adds the namespace `chash` to expressions)
 
-from services.extractor.csv_fields import chunk_of, field_of, value_of
-from services.extractor.cut import Cut, piece_name
+from services.extractor.csv_fields import chunk_of, field_of, plain_field_of, value_of
+from services.extractor.cut import Cut, field_name
 from services.extractor.readers import Chunk
 from shared.domain.contracts import (
     MAX_DECIMAL_PRECISION,
@@ -95,8 +95,7 @@ class Masking:
             head.pop()
         pieces = _pieces(head, alone=set(sources.values()))
         self._cut = Cut(pieces, column_count=len(position))
-        name_at = {piece.start: piece_name(number) for number, piece in enumerate(pieces)}
-        self._masked = {name: name_at[source] for name, source in sources.items()}
+        self._masked = {name: field_name(source) for name, source in sources.items()}
         # One step after the other: what stands several times in the next one is computed once.
         named = {column.name: f"m{number}" for number, column in enumerate(head) if column.name in sources}
         value_in = {piece: f"v{piece}" for piece in self._masked.values()}
@@ -113,11 +112,11 @@ class Masking:
         ]
         self._record = self._cut.joined(
             [
-                field_of(pl.col(named[column.name]))
+                field_of_masked(pl.col(named[column.name]), column.mask)
                 if column.name in named
-                else pl.col(name_at[position[column.name]])
+                else pl.col(field_name(position[column.name]))
                 for column in head
-                if column.name in named or position[column.name] in name_at
+                if column.name in named or position[column.name] in self._cut.positions
             ]
         )
 
@@ -221,6 +220,11 @@ def masked_value(value: pl.Expr, mask: Mask, *, type_: ColumnType, key: str) -> 
         case MaskKind.BUCKET if mask.step:
             return _or_redacted(bucket(value, mask.step, type_=type_), value)
     raise ValueError(f"the mask {mask} puts nothing in place of a value")
+
+
+def field_of_masked(value: pl.Expr, mask: Mask) -> pl.Expr:
+    """Return what leaves in place of a value as a field. A pseudonym is made of digits."""
+    return plain_field_of(value) if mask.kind is MaskKind.HMAC else field_of(value)
 
 
 def pseudonym(value: pl.Expr, mask: Mask, *, key: str) -> pl.Expr:

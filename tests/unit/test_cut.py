@@ -338,6 +338,21 @@ def test_a_record_of_the_wrong_shape_does_not_leave_and_is_not_told(record: str,
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("record", ["a\n", "a,b\n", '"a",b\n', "a,b,c,d\n", '"a","b","c","d"\n'])
+def test_a_record_of_the_wrong_width_does_not_leave_where_the_last_column_is_made_from_another(
+    record: str,
+) -> None:
+    columns = [
+        column("a", mask=HMAC),
+        column("b"),
+        column("c"),
+        column("before", mask=HMAC_OF_BEFORE, made_from="a"),
+    ]
+
+    with pytest.raises(Refused):
+        Masking(columns, keys=KEYS).mask(Chunk.of([b"1,2,3\n", record.encode()]))
+
+
 @pytest.mark.parametrize(
     "record", [b"\xff,b,c\n", b"a,\xff,c\n", b"a,b,\xff\n", b'a,b,"\xc3"\n', b"a,b,\xed\xa0\x80\n"]
 )
