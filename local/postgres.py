@@ -52,6 +52,9 @@ INITDB_SECONDS = 120.0
 START_SECONDS = 120.0
 
 SETTINGS = {
+    # Each process reads for itself, as up to PostgreSQL 17. The helpers that 18 starts for it are for machines with many
+    # cores; on a small one they take from whoever uses the database.
+    "io_method": "sync",
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "200",

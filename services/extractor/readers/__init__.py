@@ -40,7 +40,7 @@ class ReadLimits:
     #: The whole reading of one batch. Below the worker's soft time limit, so that the error has a name.
     read_timeout_seconds: int = 600
     #: Chunks are cut at the first record boundary behind this.
-    chunk_size_in_bytes: int = 4 * 1024 * 1024
+    chunk_size_in_bytes: int = 6 * 1024 * 1024
 
 
 DEFAULT_LIMITS = ReadLimits()
