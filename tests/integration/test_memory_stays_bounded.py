@@ -9,11 +9,13 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from services.extractor import allocation
+
 #: 600 MB of CSV. Held as a whole, it would take twice as much.
 ROW_COUNT = 3_000_000
 
-#: 600 MiB were found for 8 million rows, and 250 (docs/performance.md). How much allocators keep for themselves varies with the
-#: machine's load, up to 830 here.
+#: 600 MiB were found for 8 million rows, and 250. How much allocators keep for themselves varies with the machine's load, up to
+#: 830 here.
 MOST_MIB = {"process": 1_000, "extract": 400}
 
 
@@ -52,7 +54,7 @@ def test_extracting_and_masking_a_batch_holds_a_part_of_it_only(fresh_database: 
             f" FROM generate_series(1, {ROW_COUNT}) AS i"
         )
 
-    taken = run("extract", ROW_COUNT, SOURCE_DSN=fresh_database)
+    taken = run("extract", ROW_COUNT, SOURCE_DSN=fresh_database, **allocation.ENVIRONMENT)
 
     assert taken.rows == ROW_COUNT
     assert taken.peak_mib < MOST_MIB["extract"]
