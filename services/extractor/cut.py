@@ -4,7 +4,7 @@ Cuts the records of a chunk at some of their columns, and leaves the text betwee
 Most columns of a table are not masked. To read them as values and to write them anew would cost more than the masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -46,10 +46,13 @@ class Cut:
         """`pieces`: positions of columns, one behind the other from the first on. `column_count`: of a record."""
         head_count = pieces[-1].stop
         self._names = [field_name(piece.start) for piece in pieces]
+        self._columns = [*map(field_name, range(head_count)), REST]
         self._has_rest = head_count < column_count
         self._splits = head_count <= _MAX_SPLIT_COLUMNS
         #: Of the fields that `cut` returns; one that came with the piece of another is NULL.
-        self.positions = range(head_count) if self._splits else [piece.start for piece in pieces]
+        self.positions: Collection[int] = (
+            range(head_count) if self._splits else {piece.start for piece in pieces}
+        )
         end = DELIMITER if self._has_rest else "$"
         heads = [f"({fields_pattern(len(piece))})" for piece in pieces]
         steps = [slice(at, at + _PIECES_AT_ONCE) for at in range(0, len(pieces), _PIECES_AT_ONCE)]
@@ -61,7 +64,7 @@ class Cut:
         record, rest = pl.col(_RECORD), pl.col(REST)
         self._text = record if self._has_rest else record.str.strip_suffix(RECORD_TERMINATOR)
         fields = self._text.str.splitn(DELIMITER, head_count + 1)
-        self._fields = fields.struct.rename_fields([*map(field_name, self.positions), REST]).struct.unnest()
+        self._fields = fields.struct.rename_fields(self._columns).struct.unnest()
         # What stands in front of the first mark was cut at delimiters alone.
         mark_at, last_field = self._text.str.find(_MARK), pl.col(field_name(head_count - 1))
         self._is_split = (
@@ -83,7 +86,7 @@ class Cut:
             raise _not_as_sent(chunk, "is no UTF-8") from None
         found = self._split(records) if self._splits else self._matched(records)
         if self._splits and not found[_IS_SPLIT].all():
-            found = self._with_quoted(found)
+            found = self._with_quoted(records, found)
         if any(found[name].null_count() for name in self._names):
             raise _not_as_sent(chunk, "has not the columns that were asked for")
         if not _end_once(found[REST] if self._has_rest else records):
@@ -98,20 +101,18 @@ class Cut:
         return pl.concat_str(record, pl.lit(RECORD_TERMINATOR))
 
     def _split(self, records: pl.Series) -> pl.DataFrame:
-        """Return each record and its fields, right where it is split, and which are."""
-        # In one query: each costs as much as hundreds of records.
-        query = (
-            records.to_frame().lazy().with_columns(self._fields).with_columns(self._is_split.alias(_IS_SPLIT))
-        )
-        return query.collect(engine="in-memory")
+        """Return the fields, right where the record is split, and which records are."""
+        # In one query: each costs as much as hundreds of records. Without the records, which would wait with the fields.
+        query = records.to_frame().lazy().with_columns(self._fields)
+        return query.select(*self._columns, self._is_split.alias(_IS_SPLIT)).collect(engine="in-memory")
 
-    def _with_quoted(self, split: pl.DataFrame) -> pl.DataFrame:
+    def _with_quoted(self, records: pl.Series, split: pl.DataFrame) -> pl.DataFrame:
         """Return the fields, and the pieces of records that have quotes there; NULL where a record is not made of them."""
         is_split = pl.col(_IS_SPLIT)
-        found = self._matched(split.select(pl.when(~is_split).then(_RECORD)).to_series())
+        found = self._matched(split.select(pl.when(~is_split).then(records).alias(_RECORD)).to_series())
         return split.select(
             pl.when(is_split).then(name).otherwise(found.get_column(name, default=None)).alias(name)
-            for name in [*map(field_name, self.positions), REST]
+            for name in self._columns
         )
 
     def _matched(self, records: pl.Series) -> pl.DataFrame:
